@@ -1,0 +1,46 @@
+# make echo, make test: each does all that is needed first. `make help` lists the rest.
+PYTHON ?= python3
+# A virtual environment of its own for each Python named.
+VENV   ?= .venv$(patsubst %,-%,$(subst /,_,$(filter-out python3,$(PYTHON))))
+BIN     = $(VENV)/bin
+CFLAGS_LINT = -std=gnu11 -Wall -Wextra -Werror -fsyntax-only -Ipylibevent/_cffi/src
+BUILD_INPUTS = pyproject.toml setup.py build_libevent.py pylibevent/_version.py \
+	$(wildcard pylibevent/_cffi/*/*.[ch])
+export PYTHON VENV
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help echo test lint clean
+
+help:
+	@echo 'make echo [ARGS="--port 8899"]         install what is missing, build, run examples/echo_server.py'
+	@echo 'make test [PYTEST_ARGS="-k buffer"]    the same set-up, then the tests'
+	@echo 'make lint                              ruff, mypy --strict and the C compiler with its warnings as errors'
+	@echo 'make clean                             remove the virtual environment and all that was built'
+	@echo 'PYTHON=python3.13 before or after any  which Python, 3.10 or later (python3)'
+
+echo: $(VENV)/installed
+	@exec $(BIN)/python examples/echo_server.py $(ARGS)
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-test $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@set -e; for file in pylibevent/_cffi/src/*.c; do \
+		echo "cc $$file"; cc $(CFLAGS_LINT) $$(pkg-config --cflags libevent_core) $$file; done
+
+# An editable install: edits of Python files need no new one, edits of what is compiled do.
+$(VENV)/installed: $(BUILD_INPUTS) scripts/setup.sh
+	@scripts/setup.sh
+	@touch $@
+
+# The package is installed: pip adds only what the extra names.
+$(VENV)/installed-%: $(VENV)/installed pyproject.toml
+	$(BIN)/python -m pip install -q 'pylibevent[$*]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .venv .venv-* build dist *.egg-info pylibevent/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

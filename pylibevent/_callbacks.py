@@ -1,0 +1,260 @@
+"""Every function that C calls, and the table in which C's numbers find Python's objects.
+
+C knows an object by two numbers: the slot of its base's table and its token, the key there. A
+token is never used twice, so one that comes too late finds nothing and nothing happens. The
+table is also what keeps a pending event or an open bufferevent alive.
+
+Each function answers with what became of the call (enum pyle_answer in _cffi/src/pyle.h): DONE,
+ERROR (it raised; the exception waits in `stash`), HANDLED (the base's exception_handler took it).
+An exception that hits before the user's function is entered (a signal handler's, which Python
+runs when this function starts) stays outside the try: cffi then returns RETRY, and C sees to it
+that the call is made again later.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import weakref
+from socket import AF_INET, AF_INET6
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ._libevent import ffi, lib
+from .constants import BUFFEREVENT_FLAGS, EVENT_FLAGS
+from .errors import os_error, stash
+
+if TYPE_CHECKING:
+    from .buffer import EvBuffer
+    from .event import EventBase
+
+_RETRY, DONE, ERROR, HANDLED = range(4)
+
+next_token = itertools.count(1).__next__
+tables: list[dict[int, Any] | None] = []  # of the bases whose loop runs
+bases: weakref.WeakValueDictionary[int, EventBase] = weakref.WeakValueDictionary()
+buffers: weakref.WeakValueDictionary[int, EvBuffer] = weakref.WeakValueDictionary()
+pins: dict[int, Any] = {}  # what add_reference() has lent to libevent
+log = logging.getLogger("libevent")
+
+
+def table_of(slot: int) -> dict[int, Any]:
+    """The table of a base whose loop does not run: a callback made by a call of the user's."""
+    base = bases.get(slot)
+    return {} if base is None else base._table
+
+
+def escaped(
+    _kind: type[BaseException], exception: BaseException, traceback: TracebackType | None
+) -> None:
+    """What cffi calls when a function below did not get as far as its own except."""
+    stash.exceptions.append(exception.with_traceback(traceback))
+
+
+def caught(exception: BaseException, source: Any) -> int:
+    handler = source.base.exception_handler
+    if handler is not None and isinstance(exception, Exception):
+        try:
+            handler(exception, source)
+            return HANDLED
+        except BaseException as error:
+            exception = error
+    stash.exceptions.append(exception)
+    return ERROR
+
+
+def callback(function: Any) -> Any:
+    return ffi.def_extern(name=f"pyle_py_{function.__name__}", onerror=escaped)(function)
+
+
+@callback
+def event(slot: int, token: int, fd: int, what: int, released: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE
+    try:  # no signal handler runs between here and the user's function
+        if released:
+            del source._table[token]
+        source._callback(fd, EVENT_FLAGS[what], *source._args)
+    except BaseException as exception:
+        return caught(exception, source)
+    return DONE
+
+
+@callback
+def timer(slot: int, token: int, _fd: int, _what: int, released: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE
+    try:
+        if released:
+            del source._table[token]
+        source._callback(*source._args)
+    except BaseException as exception:
+        return caught(exception, source)
+    return DONE
+
+
+@callback
+def signal(slot: int, token: int, signum: int, _what: int, released: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE
+    try:
+        if released:
+            del source._table[token]
+        source._callback(signum, *source._args)
+    except BaseException as exception:
+        return caught(exception, source)
+    finally:
+        source.base._last_signal = source  # libevent looks at it once more after this
+    return DONE
+
+
+@callback
+def bev_read(slot: int, token: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None or (function := source._read) is None:
+        return DONE
+    try:
+        function(source, *source._args)
+    except BaseException as exception:
+        return caught(exception, source)
+    return DONE
+
+
+@callback
+def bev_write(slot: int, token: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None or (function := source._write) is None:
+        return DONE
+    try:
+        function(source, *source._args)
+    except BaseException as exception:
+        return caught(exception, source)
+    return DONE
+
+
+@callback
+def bev_event(slot: int, token: int, what: int, error: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None or (function := source._event) is None:
+        return DONE
+    if error:
+        source._error = error
+    try:
+        function(source, BUFFEREVENT_FLAGS[what], *source._args)
+    except BaseException as exception:
+        return caught(exception, source)
+    return DONE
+
+
+@callback
+def bev_finished(slot: int, token: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is not None:
+        source.close()
+    return DONE
+
+
+@callback
+def accept(
+    slot: int,
+    token: int,
+    fd: int,
+    family: int,
+    host: Any,
+    length: int,
+    port: int,
+    flowinfo: int,
+    scope: int,
+) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return HANDLED  # C closes fd
+    address: Any
+    name = ffi.unpack(host, length)
+    if family == AF_INET:
+        address = (name.decode(), port)
+    elif family == AF_INET6:
+        address = (name.decode(), port, flowinfo, scope)
+    else:
+        address = unix_address(name)
+    try:
+        source._callback(source, fd, address, *source._args)
+    except BaseException as exception:
+        return caught(exception, source)
+    return DONE
+
+
+def unix_address(name: bytes) -> str | bytes:
+    """As the socket module has it: bytes in Linux' abstract name space, str for a path."""
+    return name if name.startswith(b"\0") else name.decode("utf-8", "surrogateescape")
+
+
+@callback
+def accept_error(slot: int, token: int, error: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE
+    exception = os_error(error, "accept")
+    function = source._error_callback
+    try:
+        if function is None:
+            log.warning("%s; the listener tries again in 0.1 s", exception)
+        else:
+            function(source, exception)
+    except BaseException as raised:
+        return caught(raised, source)
+    return DONE
+
+
+@callback
+def buffer(token: int, orig_size: int, n_added: int, n_deleted: int) -> int:
+    source = buffers.get(token)
+    if source is None:
+        return DONE
+    answer = DONE
+    for entry in tuple(source._callbacks):
+        if not entry.active:  # removed by one before it
+            continue
+        try:
+            entry.callback(source, orig_size, n_added, n_deleted, *entry.args)
+        except BaseException as exception:
+            stash.exceptions.append(exception)
+            answer = ERROR
+    return answer
+
+
+@callback
+def signals() -> int:
+    for _ in (0, 1):  # the interpreter runs signal handlers between steps of a loop at the latest
+        pass
+    return DONE
+
+
+@callback
+def release() -> int:
+    while pin := lib.pyle_pin_take():
+        pins.pop(pin, None)
+    return DONE
+
+
+LEVELS = {
+    lib.EVENT_LOG_DEBUG: logging.DEBUG,
+    lib.EVENT_LOG_MSG: logging.INFO,
+    lib.EVENT_LOG_WARN: logging.WARNING,
+}
+
+
+@callback
+def log_messages() -> int:
+    drain_log()
+    return DONE
+
+
+def drain_log() -> None:
+    """Hands what libevent has logged to `logging`."""
+    text = ffi.new("char[512]")
+    while (severity := lib.pyle_log_take(text, 512)) >= 0:
+        log.log(LEVELS.get(severity, logging.ERROR), "%s", ffi.string(text).decode(errors="replace"))

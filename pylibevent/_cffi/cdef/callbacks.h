@@ -1,0 +1,30 @@
+/* Every way from C into Python, on one page. build_libevent.py wraps it in extern "Python+C",
+ * our C source includes it as it is. Each is a function in pylibevent/_callbacks.py and returns
+ * an enum pyle_answer. slot and token name the Python object: the base's table, and its key. */
+
+/* an event, a timer, a signal fired; released: it is not pending any more */
+int pyle_py_event(int slot, long long token, int fd, int what, int released);
+int pyle_py_timer(int slot, long long token, int fd, int what, int released);
+int pyle_py_signal(int slot, long long token, int fd, int what, int released);
+
+/* a bufferevent's three callbacks; error is the errno of a BEV_EVENT_ERROR */
+int pyle_py_bev_read(int slot, long long token);
+int pyle_py_bev_write(int slot, long long token);
+int pyle_py_bev_event(int slot, long long token, int what, int error);
+/* close_after_write() has written it all, or cannot */
+int pyle_py_bev_finished(int slot, long long token);
+
+/* a listener accepted fd (the address as text and numbers); its accept failed */
+int pyle_py_accept(int slot, long long token, int fd, int family,
+                   const char *host, int host_length, int port, unsigned flowinfo, unsigned scope);
+int pyle_py_accept_error(int slot, long long token, int error);
+
+/* an evbuffer with callbacks changed */
+int pyle_py_buffer(long long token, size_t orig_size, size_t n_added, size_t n_deleted);
+
+/* a signal came while the main thread was in the loop: let Python run its handler */
+int pyle_py_signals(void);
+/* libevent let go of memory that add_reference() lent it */
+int pyle_py_release(void);
+/* libevent has logged something */
+int pyle_py_log_messages(void);

@@ -1,0 +1,139 @@
+/* What our own C source offers the Python layer: one function for each whole step. Unless it
+ * says otherwise, a function returns 0 or more for success and an enum pyle_code below 0. */
+
+struct pyle_base;
+struct pyle_event;
+struct pyle_buf;
+struct pyle_bev;
+struct pyle_listener;
+
+/* ---- base.c ---- */
+int pyle_init(void);
+void pyle_after_fork(void);
+void pyle_set_exiting(void);
+
+struct pyle_base *pyle_base_new(int slot);              /* NULL: no memory */
+void pyle_base_unref(struct pyle_base *);
+int pyle_base_open(struct pyle_base *, struct event_config *config, int nolock); /* config may be NULL */
+struct event_base *pyle_base_ptr(struct pyle_base *);   /* NULL once closed */
+int pyle_base_wakefd(struct pyle_base *);               /* made on first use */
+int pyle_base_loop(struct pyle_base *, int flags, int chained_wakefd);
+int pyle_base_loopexit(struct pyle_base *, double seconds);
+int pyle_base_loopbreak(struct pyle_base *);
+int pyle_base_loopcontinue(struct pyle_base *);
+int pyle_base_reinit(struct pyle_base *);
+int pyle_base_state(struct pyle_base *, int what);      /* a PYLE_STATE_* */
+int pyle_base_priority_init(struct pyle_base *, int n);
+int pyle_base_num_events(struct pyle_base *, unsigned flags);
+int pyle_base_max_events(struct pyle_base *, unsigned flags, int clear);
+double pyle_base_gettimeofday_cached(struct pyle_base *);
+int pyle_base_update_cache_time(struct pyle_base *);
+int pyle_base_shut(struct pyle_base *);                 /* no use from here on; 1: its loop runs, free it after */
+void pyle_base_free(struct pyle_base *);
+
+#define PYLE_STATE_CHECK 0       /* 0 or an error: may it be used? */
+#define PYLE_STATE_RUNNING 1
+#define PYLE_STATE_RUNNING_HERE 2
+#define PYLE_STATE_GOT_EXIT 3
+#define PYLE_STATE_GOT_BREAK 4
+#define PYLE_STATE_NPRIORITIES 5
+#define PYLE_STATE_FEATURES 6
+#define PYLE_STATE_FORKED 7
+
+/* ---- event.c ---- */
+int pyle_event_init(struct pyle_base *, struct pyle_event *, int fd, int what, int kind);
+int pyle_event_add(struct pyle_event *, long long token, double seconds); /* 1: token is in use now */
+int pyle_event_active(struct pyle_event *, long long token, int what);    /* the same */
+long long pyle_event_del(struct pyle_event *, int close);     /* the token let go of, 0: none */
+long long pyle_event_remove_timer(struct pyle_event *);       /* the same */
+int pyle_event_pending(struct pyle_event *, int what);
+double pyle_event_expires(struct pyle_event *);               /* seconds from now, -1: no timeout */
+int pyle_event_get_priority(struct pyle_event *);
+int pyle_event_set_priority(struct pyle_event *, int priority);
+struct event *pyle_event_ptr(struct pyle_event *);            /* NULL once closed */
+
+/* ---- buffer.c ---- */
+struct pyle_buf *pyle_buf_new(void);                           /* NULL: no memory */
+void pyle_buf_unref(struct pyle_buf *);
+int pyle_buf_close(struct pyle_buf *);
+struct evbuffer *pyle_buf_ptr(struct pyle_buf *);
+ssize_t pyle_buf_length(struct pyle_buf *);
+ssize_t pyle_buf_contiguous(struct pyle_buf *);
+int pyle_buf_add(struct pyle_buf *, const void *data, size_t n);
+int pyle_buf_prepend(struct pyle_buf *, const void *data, size_t n);
+int pyle_buf_expand(struct pyle_buf *, size_t n);
+int pyle_buf_drain(struct pyle_buf *, size_t n);
+ssize_t pyle_buf_remove(struct pyle_buf *, void *out, size_t n);
+ssize_t pyle_buf_copyout(struct pyle_buf *, ssize_t position, void *out, size_t n);
+ssize_t pyle_buf_readln(struct pyle_buf *, char *out, size_t size, int eol, ssize_t max_length);
+/* The bytes up to the end of the last line; PYLE_MORE is set in it if there are more lines. */
+#define PYLE_MORE 4611686018427387904
+ssize_t pyle_buf_readlines(struct pyle_buf *, char *out, size_t size, int eol, ssize_t max_length);
+ssize_t pyle_buf_search(struct pyle_buf *, const void *what, size_t n, ssize_t start, ssize_t end);
+ssize_t pyle_buf_search_eol(struct pyle_buf *, ssize_t start, int eol, size_t *eol_length);
+int pyle_buf_pullup(struct pyle_buf *, ssize_t n, struct evbuffer_iovec *out);
+int pyle_buf_peek(struct pyle_buf *, ssize_t start, ssize_t n, struct evbuffer_iovec *out, int max);
+void pyle_buf_release_view(struct pyle_buf *, void *);         /* what a view's end calls */
+int pyle_buf_add_buffer(struct pyle_buf *dst, struct pyle_buf *src);
+int pyle_buf_prepend_buffer(struct pyle_buf *dst, struct pyle_buf *src);
+ssize_t pyle_buf_remove_buffer(struct pyle_buf *src, struct pyle_buf *dst, size_t n);
+int pyle_buf_add_reference(struct pyle_buf *, const void *data, size_t n, long long pin);
+long long pyle_pin_take(void);                                 /* a pin let go of, 0: none */
+int pyle_buf_add_file(struct pyle_buf *, int fd, long long offset, long long length); /* takes fd */
+ssize_t pyle_buf_read(struct pyle_buf *, int fd, int n);
+ssize_t pyle_buf_write(struct pyle_buf *, int fd, ssize_t n);
+int pyle_buf_freeze(struct pyle_buf *, int at_front, int on);
+int pyle_buf_callbacks(struct pyle_buf *, long long token);    /* 0: none any more */
+
+/* ---- bufferevent.c ---- */
+struct pyle_bev *pyle_bev_new(struct pyle_base *, long long token); /* NULL: no memory */
+void pyle_bev_unref(struct pyle_bev *);
+int pyle_bev_socket(struct pyle_bev *, int fd, int options, int nodelay);
+int pyle_bev_pair(struct pyle_bev *, struct pyle_bev *, int options);
+int pyle_bev_close(struct pyle_bev *, int by_base);
+int pyle_bev_finish(struct pyle_bev *);                        /* 1: nothing to wait for, close it */
+struct bufferevent *pyle_bev_ptr(struct pyle_bev *);
+struct pyle_buf *pyle_bev_buffer(struct pyle_bev *, int input); /* NULL: closed, or no memory */
+int pyle_bev_setcb(struct pyle_bev *, int read, int write, int event);
+int pyle_bev_enable(struct pyle_bev *, int what);
+int pyle_bev_disable(struct pyle_bev *, int what);
+int pyle_bev_enabled(struct pyle_bev *);
+int pyle_bev_fd(struct pyle_bev *);
+int pyle_bev_setfd(struct pyle_bev *, int fd);
+int pyle_bev_write(struct pyle_bev *, const void *data, size_t n);
+int pyle_bev_write_buffer(struct pyle_bev *, struct pyle_buf *);
+int pyle_bev_read_buffer(struct pyle_bev *, struct pyle_buf *);
+int pyle_bev_connect(struct pyle_bev *, const void *address, int length);
+int pyle_bev_connect_hostname(struct pyle_bev *, int family, const char *host, int port);
+int pyle_bev_dns_error(struct pyle_bev *);                     /* 0, or an EVUTIL_EAI_* turned positive */
+int pyle_bev_setwatermark(struct pyle_bev *, int what, size_t low, size_t high);
+int pyle_bev_getwatermark(struct pyle_bev *, int what, size_t *low, size_t *high);
+int pyle_bev_set_timeouts(struct pyle_bev *, double read, double write);
+int pyle_bev_get_priority(struct pyle_bev *);
+int pyle_bev_set_priority(struct pyle_bev *, int priority);
+int pyle_bev_flush(struct pyle_bev *, int what, int mode);
+int pyle_bev_trigger(struct pyle_bev *, int what, int options);
+int pyle_bev_trigger_event(struct pyle_bev *, int what, int options);
+int pyle_bev_lock(struct pyle_bev *);
+int pyle_bev_unlock(struct pyle_bev *);
+
+/* ---- listener.c ---- */
+struct pyle_listener *pyle_listener_new(struct pyle_base *, long long token); /* NULL: no memory */
+void pyle_listener_unref(struct pyle_listener *);
+int pyle_listener_open(struct pyle_listener *, int fd, int flags, int backlog);
+int pyle_listener_bind(struct pyle_listener *, const void *address, int length,
+                       int flags, int backlog);
+int pyle_listener_close(struct pyle_listener *);
+int pyle_listener_enable(struct pyle_listener *, int on);
+int pyle_listener_enabled(struct pyle_listener *);
+int pyle_listener_fd(struct pyle_listener *);
+struct evconnlistener *pyle_listener_ptr(struct pyle_listener *);
+int pyle_listener_accepting(void);                             /* the descriptor not yet taken, -1 */
+/* out: 128 bytes. The length of the address made, or 0 when host is not a number (AF_INET, AF_INET6). */
+int pyle_sockaddr_inet(void *out, int family, const char *host, int port,
+                       unsigned flowinfo, unsigned scope);
+int pyle_sockaddr_unix(void *out, const char *path, int length);
+
+/* ---- log.c ---- */
+extern int pyle_log_waiting;
+int pyle_log_take(char *out, int size);                        /* the severity, -1: nothing there */

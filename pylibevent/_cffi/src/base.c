@@ -1,0 +1,558 @@
+/* Event bases: who may use one when, running its loop, leaving it. */
+#include "pyle.h"
+
+#include <math.h>
+#include <unistd.h>
+
+unsigned pyle_fork_gen;
+int pyle_exiting;
+__thread int pyle_sync;
+__thread int pyle_sync_raised;
+__thread struct pyle_base *pyle_here;
+__thread char pyle_me;
+
+int pyle_init(void)
+{
+    /* A library built against another libevent would have another struct event. */
+    if (event_get_struct_event_size() != sizeof(struct event))
+        return PYLE_FAIL;
+    pyle_log_init();
+    return evthread_use_pthreads() == 0 ? 0 : PYLE_FAIL;
+}
+
+void pyle_after_fork(void)
+{
+    ++pyle_fork_gen;
+}
+
+void pyle_set_exiting(void)
+{
+    __atomic_store_n(&pyle_exiting, 1, __ATOMIC_RELEASE);
+}
+
+int pyle_failed(void)
+{
+    return errno != 0 ? PYLE_SYS : PYLE_FAIL;
+}
+
+int pyle_timeval(double seconds, struct timeval *tv)
+{
+    if (!(seconds >= 0))
+        return 0;
+    tv->tv_sec = (time_t)seconds;
+    tv->tv_usec = (suseconds_t)ceil((seconds - (double)tv->tv_sec) * 1e6);
+    if (tv->tv_usec >= 1000000) {
+        tv->tv_sec += 1;
+        tv->tv_usec -= 1000000;
+    }
+    return 1;
+}
+
+/* ---- calls that may call back before they return ---- */
+
+void pyle_sync_enter(void)
+{
+    ++pyle_sync;
+}
+
+ssize_t pyle_sync_leave(ssize_t rc)
+{
+    if (pyle_pins_waiting && pyle_py_release() != PYLE_DONE)
+        pyle_sync_raised = 1;
+    --pyle_sync;
+    if (pyle_sync_raised) {
+        pyle_sync_raised = 0;
+        return PYLE_RAISED;
+    }
+    return rc;
+}
+
+void pyle_raise(struct pyle_base *pb)
+{
+    if (pyle_sync > 0) {
+        pyle_sync_raised = 1;
+    } else if (pb) {
+        pb->raised = 1;
+        if (pb->base)
+            event_base_loopbreak(pb->base);
+    }
+}
+
+void pyle_after(struct pyle_base *pb)
+{
+    if (pb->base && pb->fork_gen != pyle_fork_gen)
+        event_base_loopbreak(pb->base); /* pyle_base_loop says why */
+    if (pyle_log_waiting && pyle_py_log_messages() != PYLE_DONE)
+        pyle_raise(pb);
+}
+
+/* ---- may it be used? ---- */
+
+int pyle_elsewhere(const struct pyle_base *pb)
+{
+    uintptr_t runner = __atomic_load_n(&pb->runner, __ATOMIC_ACQUIRE);
+    return runner != 0 && runner != PYLE_ME;
+}
+
+int pyle_enter_base(struct pyle_base *pb)
+{
+    int rc = 0;
+
+    pthread_mutex_lock(&pb->lock);
+    if (pb->closed || !pb->base)
+        rc = PYLE_CLOSED;
+    else if (pb->fork_gen != pyle_fork_gen)
+        rc = PYLE_FORKED;
+    else if (pb->nolock && pyle_elsewhere(pb))
+        rc = PYLE_THREAD;
+    if (rc < 0)
+        pthread_mutex_unlock(&pb->lock);
+    else
+        errno = 0;
+    return rc;
+}
+
+void pyle_leave_base(struct pyle_base *pb)
+{
+    pthread_mutex_unlock(&pb->lock);
+}
+
+void pyle_hold_base(struct pyle_base *pb)
+{
+    __atomic_add_fetch(&pb->refs, 1, __ATOMIC_RELAXED);
+}
+
+void pyle_note_priority(struct pyle_base *pb, int priority)
+{
+    if (priority > pb->max_priority)
+        pb->max_priority = priority;
+}
+
+/* ---- our internal events ---- */
+
+void pyle_kick(struct pyle_base *pb)
+{
+    event_active(&pb->kick_event, EV_TIMEOUT, 1);
+}
+
+/* What others left for the loop's thread to do. */
+static void do_chores(struct pyle_base *pb)
+{
+    struct pyle_bev *pv, *resume;
+    struct pyle_listener *pl;
+
+    pthread_mutex_lock(&pb->lock);
+    pv = pb->bev_grave;
+    pl = pb->listener_grave;
+    resume = pb->bev_resume;
+    pb->bev_grave = NULL;
+    pb->listener_grave = NULL;
+    pb->bev_resume = NULL;
+    pthread_mutex_unlock(&pb->lock);
+    while (resume) {
+        struct pyle_bev *next = resume->next;
+        resume->next = NULL;
+        resume->queued = 0;
+        pyle_bev_resume(resume);
+        pyle_bev_unref(resume);
+        resume = next;
+    }
+    while (pv) {
+        struct pyle_bev *next = pv->next;
+        pyle_bev_free(pv);
+        pv = next;
+    }
+    while (pl) {
+        struct pyle_listener *next = pl->next;
+        pyle_listener_free(pl);
+        pl = next;
+    }
+}
+
+static void on_kick(evutil_socket_t fd, short what, void *arg)
+{
+    struct pyle_base *pb = arg;
+
+    (void)fd;
+    (void)what;
+    if (pyle_exiting || __atomic_load_n(&pb->break_requested, __ATOMIC_ACQUIRE))
+        event_base_loopbreak(pb->base);
+    do_chores(pb);
+    if (!pyle_exiting && pyle_pins_waiting && pyle_py_release() != PYLE_DONE)
+        pyle_raise(pb);
+}
+
+static void on_wake(evutil_socket_t fd, short what, void *arg)
+{
+    struct pyle_base *pb = arg;
+    char signals[256];
+    ssize_t n;
+
+    (void)what;
+    while ((n = read(fd, signals, sizeof(signals))) > 0)
+        if (pb->wake_chain >= 0 && write(pb->wake_chain, signals, (size_t)n) < 0)
+            break; /* full: it will wake up all the same */
+    if (!pyle_exiting && pyle_py_signals() != PYLE_DONE)
+        pyle_raise(pb);
+    pyle_after(pb);
+}
+
+static void make_internal(struct event *ev)
+{
+    ev->ev_evcallback.evcb_flags |= EVLIST_INTERNAL; /* a loop with nothing else ends */
+    event_priority_set(ev, 0);
+}
+
+static void close_wake(struct pyle_base *pb)
+{
+    if (pb->wake[0] < 0)
+        return;
+    event_del(&pb->wake_event);
+    event_debug_unassign(&pb->wake_event);
+    close(pb->wake[0]);
+    close(pb->wake[1]);
+    pb->wake[0] = pb->wake[1] = -1;
+}
+
+static int open_wake(struct pyle_base *pb)
+{
+    int i;
+
+    errno = 0;
+    if (pipe(pb->wake) < 0) {
+        pb->wake[0] = pb->wake[1] = -1;
+        return PYLE_SYS;
+    }
+    for (i = 0; i < 2; ++i) {
+        evutil_make_socket_nonblocking(pb->wake[i]);
+        evutil_make_socket_closeonexec(pb->wake[i]);
+    }
+    event_assign(&pb->wake_event, pb->base, pb->wake[0], EV_READ | EV_PERSIST, on_wake, pb);
+    make_internal(&pb->wake_event);
+    if (event_add(&pb->wake_event, NULL) < 0) {
+        int rc = pyle_failed();
+        close_wake(pb);
+        return rc;
+    }
+    return 0;
+}
+
+/* ---- life ---- */
+
+struct pyle_base *pyle_base_new(int slot)
+{
+    struct pyle_base *pb = calloc(1, sizeof(*pb));
+
+    if (!pb)
+        return NULL;
+    pthread_mutex_init(&pb->lock, NULL);
+    pthread_cond_init(&pb->idle, NULL);
+    pb->refs = 1;
+    pb->slot = slot;
+    pb->wake[0] = pb->wake[1] = pb->wake_chain = -1;
+    pb->fork_gen = pyle_fork_gen;
+    return pb;
+}
+
+void pyle_base_unref(struct pyle_base *pb)
+{
+    if (__atomic_sub_fetch(&pb->refs, 1, __ATOMIC_ACQ_REL) != 0)
+        return;
+    pyle_base_free(pb);
+    pthread_cond_destroy(&pb->idle);
+    pthread_mutex_destroy(&pb->lock);
+    free(pb);
+}
+
+int pyle_base_open(struct pyle_base *pb, struct event_config *config, int nolock)
+{
+    errno = 0;
+    pb->base = config ? event_base_new_with_config(config) : event_base_new();
+    if (!pb->base)
+        return pyle_failed();
+    pb->nolock = nolock;
+    event_assign(&pb->kick_event, pb->base, -1, 0, on_kick, pb);
+    make_internal(&pb->kick_event);
+    return 0;
+}
+
+struct event_base *pyle_base_ptr(struct pyle_base *pb)
+{
+    return pb->closed ? NULL : pb->base;
+}
+
+int pyle_base_shut(struct pyle_base *pb)
+{
+    int running;
+
+    pthread_mutex_lock(&pb->lock);
+    pb->closed = 1;
+    if (pb->base && pb->fork_gen != pyle_fork_gen) {
+        /* The backend is the parent's: get our own before events are taken off it. */
+        if (pb->runner != PYLE_ME)
+            pb->runner = 0; /* that thread stayed in the parent */
+        event_reinit(pb->base);
+        pb->fork_gen = pyle_fork_gen;
+    }
+    running = pb->base && pb->runner != 0;
+    if (running) {
+        event_base_loopbreak(pb->base);
+        if (pb->runner != PYLE_ME) {
+            pb->break_requested = 1;
+            pyle_kick(pb);
+        }
+    }
+    pthread_mutex_unlock(&pb->lock);
+    return running;
+}
+
+void pyle_base_free(struct pyle_base *pb)
+{
+    struct event_base *base;
+
+    pyle_base_shut(pb);
+    pthread_mutex_lock(&pb->lock);
+    while (pb->inflight > 0)
+        pthread_cond_wait(&pb->idle, &pb->lock);
+    base = pb->base;
+    pthread_mutex_unlock(&pb->lock);
+    if (!base)
+        return;
+    do_chores(pb);
+    close_wake(pb);
+    event_del(&pb->kick_event);
+    event_debug_unassign(&pb->kick_event);
+    event_base_free(base); /* runs what is left of freed bufferevents */
+    pthread_mutex_lock(&pb->lock);
+    pb->base = NULL;
+    pthread_mutex_unlock(&pb->lock);
+    do_chores(pb);
+}
+
+int pyle_base_reinit(struct pyle_base *pb)
+{
+    int rc = 0;
+
+    pthread_mutex_lock(&pb->lock);
+    if (pb->closed || !pb->base) {
+        rc = PYLE_CLOSED;
+    } else if (pyle_elsewhere(pb) && pb->fork_gen != pyle_fork_gen) {
+        rc = PYLE_THREAD; /* the thread in its loop did not come along, its lock may be held */
+    } else {
+        int had_wake = pb->wake[0] >= 0;
+        errno = 0;
+        if (event_reinit(pb->base) < 0)
+            rc = pyle_failed();
+        if (had_wake) {
+            close_wake(pb); /* the parent's signals are not ours */
+            if (open_wake(pb) < 0 && rc == 0)
+                rc = PYLE_SYS;
+        }
+        if (rc == 0)
+            pb->fork_gen = pyle_fork_gen;
+    }
+    pthread_mutex_unlock(&pb->lock);
+    return rc;
+}
+
+/* ---- the loop ---- */
+
+int pyle_base_wakefd(struct pyle_base *pb)
+{
+    int rc = pyle_enter_base(pb);
+
+    if (rc < 0)
+        return rc;
+    if (pb->wake[0] < 0)
+        rc = open_wake(pb);
+    if (rc == 0)
+        rc = pb->wake[1];
+    pyle_leave_base(pb);
+    return rc;
+}
+
+int pyle_base_loop(struct pyle_base *pb, int flags, int chained_wakefd)
+{
+    struct pyle_base *outer = pyle_here;
+    int sync = pyle_sync, rc = pyle_enter_base(pb), raised;
+
+    if (rc < 0)
+        return rc;
+    if (pb->runner || pyle_sync > 0) {
+        /* Also not from a callback that a call of ours on a buffer is making: the loop would
+         * free under libevent what that call still uses. */
+        pyle_leave_base(pb);
+        return PYLE_RUNNING;
+    }
+    if (pb->break_requested) { /* asked for before we came: libevent would forget it */
+        pb->break_requested = 0;
+        event_del(&pb->kick_event);
+        pyle_leave_base(pb);
+        return 0;
+    }
+    pb->runner = PYLE_ME;
+    pb->raised = 0;
+    pb->wake_chain = chained_wakefd;
+    pyle_hold_base(pb);
+    pyle_leave_base(pb);
+
+    pyle_here = pb;
+    pyle_sync = 0;
+    errno = 0;
+    rc = event_base_loop(pb->base, flags);
+    if (rc < 0)
+        rc = pyle_failed();
+    pyle_here = outer;
+    pyle_sync = sync;
+
+    pthread_mutex_lock(&pb->lock);
+    __atomic_store_n(&pb->runner, 0, __ATOMIC_RELEASE);
+    pb->wake_chain = -1;
+    raised = pb->raised;
+    pb->raised = 0;
+    if (pb->break_requested) {
+        pb->break_requested = 0;
+        event_del(&pb->kick_event);
+    }
+    pthread_mutex_unlock(&pb->lock);
+    do_chores(pb);
+    if (!pb->closed && pb->fork_gen == pyle_fork_gen)
+        pyle_listener_unpause(pb);
+    if (raised)
+        rc = PYLE_RAISED;
+    else if (!pb->closed && pb->fork_gen != pyle_fork_gen)
+        rc = PYLE_FORKED;
+    pyle_base_unref(pb);
+    return rc;
+}
+
+int pyle_base_loopexit(struct pyle_base *pb, double seconds)
+{
+    struct timeval tv;
+    int rc = pyle_enter_base(pb);
+
+    if (rc < 0)
+        return rc;
+    if (event_base_loopexit(pb->base, pyle_timeval(seconds, &tv) ? &tv : NULL) < 0)
+        rc = pyle_failed();
+    pyle_leave_base(pb);
+    return rc;
+}
+
+int pyle_base_loopbreak(struct pyle_base *pb)
+{
+    int rc = pyle_enter_base(pb);
+
+    if (rc < 0)
+        return rc;
+    if (event_base_loopbreak(pb->base) < 0)
+        rc = pyle_failed();
+    if (pb->runner != PYLE_ME) {
+        /* The loop may be about to start, and its first act is to forget the break:
+         * the kick event does not let it. */
+        __atomic_store_n(&pb->break_requested, 1, __ATOMIC_RELEASE);
+        if (pb->runner)
+            pyle_kick(pb);
+    }
+    pyle_leave_base(pb);
+    return rc;
+}
+
+int pyle_base_loopcontinue(struct pyle_base *pb)
+{
+    int rc = pyle_enter_base(pb);
+
+    if (rc < 0)
+        return rc;
+    if (event_base_loopcontinue(pb->base) < 0)
+        rc = pyle_failed();
+    pyle_leave_base(pb);
+    return rc;
+}
+
+int pyle_base_state(struct pyle_base *pb, int what)
+{
+    int rc;
+
+    if (what == PYLE_STATE_RUNNING)
+        return __atomic_load_n(&pb->runner, __ATOMIC_ACQUIRE) != 0;
+    if (what == PYLE_STATE_RUNNING_HERE)
+        return __atomic_load_n(&pb->runner, __ATOMIC_ACQUIRE) == PYLE_ME;
+    if (what == PYLE_STATE_FORKED)
+        return pb->fork_gen != pyle_fork_gen;
+    rc = pyle_enter_base(pb);
+    if (rc < 0)
+        return rc;
+    switch (what) {
+    case PYLE_STATE_GOT_EXIT: rc = event_base_got_exit(pb->base); break;
+    case PYLE_STATE_GOT_BREAK: rc = event_base_got_break(pb->base); break;
+    case PYLE_STATE_NPRIORITIES: rc = event_base_get_npriorities(pb->base); break;
+    case PYLE_STATE_FEATURES: rc = event_base_get_features(pb->base); break;
+    default: break;
+    }
+    pyle_leave_base(pb);
+    return rc;
+}
+
+int pyle_base_priority_init(struct pyle_base *pb, int n)
+{
+    int rc = pyle_enter_base(pb);
+
+    if (rc < 0)
+        return rc;
+    if (n < 1 || n >= EVENT_MAX_PRIORITIES)
+        rc = PYLE_RANGE;
+    else if (pb->max_priority >= n)
+        rc = PYLE_PRIORITY; /* an event with no queue to go to would end the process */
+    else if (event_base_priority_init(pb->base, n) < 0)
+        rc = PYLE_FAIL;
+    pyle_leave_base(pb);
+    return rc;
+}
+
+int pyle_base_num_events(struct pyle_base *pb, unsigned flags)
+{
+    int rc = pyle_enter_base(pb);
+
+    if (rc < 0)
+        return rc;
+    rc = event_base_get_num_events(pb->base, flags);
+    pyle_leave_base(pb);
+    return rc;
+}
+
+int pyle_base_max_events(struct pyle_base *pb, unsigned flags, int clear)
+{
+    int rc = pyle_enter_base(pb);
+
+    if (rc < 0)
+        return rc;
+    rc = event_base_get_max_events(pb->base, flags, clear);
+    pyle_leave_base(pb);
+    return rc;
+}
+
+double pyle_base_gettimeofday_cached(struct pyle_base *pb)
+{
+    struct timeval tv;
+    int rc = pyle_enter_base(pb);
+
+    if (rc < 0)
+        return rc;
+    if (event_base_gettimeofday_cached(pb->base, &tv) < 0)
+        rc = pyle_failed();
+    pyle_leave_base(pb);
+    return rc < 0 ? rc : (double)tv.tv_sec + (double)tv.tv_usec / 1e6;
+}
+
+int pyle_base_update_cache_time(struct pyle_base *pb)
+{
+    int rc = pyle_enter_base(pb);
+
+    if (rc < 0)
+        return rc;
+    if (event_base_update_cache_time(pb->base) < 0)
+        rc = pyle_failed();
+    pyle_leave_base(pb);
+    return rc;
+}

@@ -1,0 +1,741 @@
+/* Buffers. One user at a time: evbuffers have no lock of their own here, so each call claims
+ * the buffer for its thread (a second thread gets an error, not a corrupt chain), and those of
+ * a BEV_OPT_THREADSAFE bufferevent take its lock. No call frees what it is in the middle of. */
+#include "pyle.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct pin {
+    long long id;
+    struct pin *next;
+};
+
+int pyle_pins_waiting;
+static struct pin *pins;
+static pthread_mutex_t pins_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* ---- life ---- */
+
+static struct pyle_buf *new_buf(void)
+{
+    struct pyle_buf *b = calloc(1, sizeof(*b));
+
+    if (b)
+        b->refs = 1;
+    return b;
+}
+
+struct pyle_buf *pyle_buf_new(void)
+{
+    struct pyle_buf *b = new_buf();
+
+    if (b && !(b->buf = evbuffer_new())) {
+        free(b);
+        return NULL;
+    }
+    return b;
+}
+
+struct pyle_buf *pyle_buf_of(struct pyle_bev *pv, int input)
+{
+    struct pyle_buf *b = new_buf();
+
+    if (b) {
+        b->buf = input ? bufferevent_get_input(pv->bev) : bufferevent_get_output(pv->bev);
+        b->owner = b->kept = pv;
+        __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
+        b->is_input = input;
+    }
+    return b;
+}
+
+/* Python lets go of what it lent, now that no call of libevent's is under way. */
+static void release_pins(void)
+{
+    if (pyle_pins_waiting && !pyle_exiting && pyle_py_release() != PYLE_DONE)
+        pyle_raise(pyle_here);
+}
+
+static void free_data(struct pyle_buf *b)
+{
+    struct evbuffer *buf = b->buf;
+    int ours = !b->owner;
+
+    b->buf = NULL;
+    b->owner = NULL;
+    if (buf && ours)
+        evbuffer_free(buf);
+}
+
+static int views(struct pyle_buf *b)
+{
+    return __atomic_load_n(&b->exports, __ATOMIC_ACQUIRE);
+}
+
+void pyle_buf_unref(struct pyle_buf *b)
+{
+    if (__atomic_sub_fetch(&b->refs, 1, __ATOMIC_ACQ_REL) != 0)
+        return;
+    free_data(b);
+    if (b->kept)
+        pyle_bev_unref(b->kept);
+    free(b);
+    release_pins();
+}
+
+/* The bufferevent is going. What memoryviews still show stays, out of its reach. */
+void pyle_buf_orphan(struct pyle_buf *b, struct evbuffer *buf)
+{
+    struct evbuffer *rest = NULL;
+
+    if (b->cb) {
+        evbuffer_remove_cb_entry(buf, b->cb);
+        b->cb = NULL;
+    }
+    if (views(b) > 0 && (rest = evbuffer_new())) {
+        evbuffer_unfreeze(buf, 1);
+        evbuffer_add_buffer(rest, buf);
+    }
+    b->closing = 1;
+    b->owner = NULL;
+    b->buf = rest;
+}
+
+/* ---- each call ---- */
+
+static int claim(struct pyle_buf *b)
+{
+    uintptr_t nobody = 0;
+
+    return __atomic_compare_exchange_n(&b->user, &nobody, PYLE_ME, 0, __ATOMIC_ACQUIRE,
+                                       __ATOMIC_ACQUIRE) ||
+           nobody == PYLE_ME;
+}
+
+static void unclaim(struct pyle_buf *b)
+{
+    if (b->depth == 0)
+        __atomic_store_n(&b->user, 0, __ATOMIC_RELEASE);
+}
+
+int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes)
+{
+    struct pyle_bev *pv = b->owner;
+    int rc = 0;
+
+    c->b = b;
+    c->pv = pv;
+    c->bev = NULL;
+    c->locked = 0;
+    if (pv) {
+        rc = pyle_bev_check(pv);
+        if (rc == 0)
+            rc = pyle_bev_claim(pv);
+        if (rc < 0)
+            return rc;
+        c->bev = pv->bev;
+        c->locked = pv->options & BEV_OPT_THREADSAFE;
+        if (c->locked)
+            bufferevent_lock(c->bev);
+    }
+    if (!claim(b)) {
+        rc = PYLE_THREAD;
+    } else {
+        if (!b->buf || b->closing)
+            rc = PYLE_CLOSED;
+        else if (changes && b->depth > 0 && b->moving)
+            rc = PYLE_INUSE;
+        else if (changes && views(b) > 0)
+            rc = PYLE_VIEWED;
+        if (rc < 0)
+            unclaim(b);
+    }
+    if (rc < 0) {
+        if (c->locked)
+            bufferevent_unlock(c->bev);
+        if (pv)
+            pyle_bev_unclaim(pv);
+        return rc;
+    }
+    ++b->depth;
+    pyle_sync_enter();
+    errno = 0;
+    return 0;
+}
+
+ssize_t pyle_buf_leave(struct pyle_call *c, ssize_t rc)
+{
+    struct pyle_buf *b = c->b;
+    int error = errno;
+
+    --b->depth;
+    if (b->depth == 0 && b->closing && views(b) == 0)
+        free_data(b);
+    unclaim(b);
+    if (b->owner && b->is_input && b->owner->stuck)
+        pyle_bev_resume(b->owner);
+    if (c->locked)
+        bufferevent_unlock(c->bev);
+    if (c->pv)
+        pyle_bev_unclaim(c->pv); /* b keeps its memory */
+    rc = pyle_sync_leave(rc);
+    errno = error;
+    return rc;
+}
+
+int pyle_buf_close(struct pyle_buf *b)
+{
+    struct pyle_call c;
+    int rc = pyle_buf_enter(&c, b, 1);
+
+    if (rc < 0)
+        return rc == PYLE_CLOSED ? 0 : rc;
+    if (!b->owner)
+        b->closing = 1; /* leave frees it, the outermost one */
+    return (int)pyle_buf_leave(&c, 0);
+}
+
+/* Most calls are: enter, one call of libevent, leave. */
+#define CALL(b, changes, expression)                                   \
+    struct pyle_call call_;                                            \
+    int rc_ = pyle_buf_enter(&call_, (b), (changes));                  \
+    if (rc_ < 0)                                                       \
+        return rc_;                                                    \
+    return (int)pyle_buf_leave(&call_, (expression) < 0 ? pyle_failed() : 0)
+
+/* Nothing but sendfile ever sees the bytes of a file that was added to a socket's output. */
+static int in_memory(struct pyle_buf *b)
+{
+    if (b->has_file && evbuffer_get_length(b->buf) == 0)
+        b->has_file = 0;
+    return b->has_file ? PYLE_FILE : 0;
+}
+
+static int enter_to_read(struct pyle_call *c, struct pyle_buf *b, int changes)
+{
+    int rc = pyle_buf_enter(c, b, changes);
+
+    if (rc == 0 && (rc = in_memory(b)) < 0)
+        rc = (int)pyle_buf_leave(c, rc);
+    return rc;
+}
+
+struct evbuffer *pyle_buf_ptr(struct pyle_buf *b)
+{
+    return b->closing ? NULL : b->buf;
+}
+
+ssize_t pyle_buf_length(struct pyle_buf *b)
+{
+    struct pyle_call c;
+    ssize_t rc = pyle_buf_enter(&c, b, 0);
+
+    return rc < 0 ? rc : pyle_buf_leave(&c, (ssize_t)evbuffer_get_length(b->buf));
+}
+
+ssize_t pyle_buf_contiguous(struct pyle_buf *b)
+{
+    struct pyle_call c;
+    ssize_t rc = enter_to_read(&c, b, 0);
+
+    return rc < 0 ? rc : pyle_buf_leave(&c, (ssize_t)evbuffer_get_contiguous_space(b->buf));
+}
+
+int pyle_buf_add(struct pyle_buf *b, const void *data, size_t n)
+{
+    CALL(b, 1, evbuffer_add(b->buf, data, n));
+}
+
+int pyle_buf_prepend(struct pyle_buf *b, const void *data, size_t n)
+{
+    CALL(b, 1, evbuffer_prepend(b->buf, data, n));
+}
+
+int pyle_buf_expand(struct pyle_buf *b, size_t n)
+{
+    CALL(b, 1, evbuffer_expand(b->buf, n));
+}
+
+int pyle_buf_drain(struct pyle_buf *b, size_t n)
+{
+    CALL(b, 1, evbuffer_drain(b->buf, n));
+}
+
+/* ---- out ---- */
+
+static ssize_t copy_range(struct evbuffer *buf, size_t position, void *out, size_t n)
+{
+    struct evbuffer_iovec few[16], *vec = few;
+    struct evbuffer_ptr start;
+    size_t copied = 0, length = evbuffer_get_length(buf);
+    int count, i;
+
+    if (position > length)
+        return PYLE_RANGE;
+    if (n > length - position)
+        n = length - position;
+    if (n == 0)
+        return 0;
+    if (evbuffer_ptr_set(buf, &start, position, EVBUFFER_PTR_SET) < 0)
+        return PYLE_FAIL;
+    count = evbuffer_peek(buf, (ev_ssize_t)n, &start, few, 16);
+    if (count > 16) {
+        vec = malloc((size_t)count * sizeof(*vec));
+        if (!vec)
+            return PYLE_NOMEM;
+        count = evbuffer_peek(buf, (ev_ssize_t)n, &start, vec, count);
+    }
+    for (i = 0; i < count && copied < n; ++i) {
+        size_t part = vec[i].iov_len < n - copied ? vec[i].iov_len : n - copied;
+        memcpy((char *)out + copied, vec[i].iov_base, part);
+        copied += part;
+    }
+    if (vec != few)
+        free(vec);
+    return (ssize_t)copied;
+}
+
+ssize_t pyle_buf_remove(struct pyle_buf *b, void *out, size_t n)
+{
+    struct pyle_call c;
+    ssize_t rc = enter_to_read(&c, b, 1);
+
+    if (rc < 0)
+        return rc;
+    rc = evbuffer_remove(b->buf, out, n);
+    return pyle_buf_leave(&c, rc < 0 ? pyle_failed() : rc);
+}
+
+ssize_t pyle_buf_copyout(struct pyle_buf *b, ssize_t position, void *out, size_t n)
+{
+    struct pyle_call c;
+    ssize_t rc = position < 0 ? PYLE_RANGE : enter_to_read(&c, b, 0);
+
+    return rc < 0 ? rc : pyle_buf_leave(&c, copy_range(b->buf, (size_t)position, out, n));
+}
+
+/* The next line: where its end is, how long that end. */
+static ssize_t find_line(struct evbuffer *buf, int eol, ssize_t max_length, size_t *eol_length)
+{
+    size_t length = evbuffer_get_length(buf);
+    struct evbuffer_ptr end = evbuffer_search_eol(buf, NULL, eol_length, (enum evbuffer_eol_style)eol);
+
+    if (end.pos < 0)
+        return max_length >= 0 && length > (size_t)max_length ? PYLE_TOOLONG : PYLE_NONE;
+    return max_length >= 0 && end.pos > max_length ? PYLE_TOOLONG : end.pos;
+}
+
+ssize_t pyle_buf_readln(struct pyle_buf *b, char *out, size_t size, int eol, ssize_t max_length)
+{
+    struct pyle_call c;
+    size_t eol_length = 0;
+    ssize_t n = enter_to_read(&c, b, 1);
+
+    if (n < 0)
+        return n;
+    n = find_line(b->buf, eol, max_length, &eol_length);
+    if (n > (ssize_t)size) {
+        n = PYLE_SMALL;
+    } else if (n >= 0) {
+        copy_range(b->buf, 0, out, (size_t)n);
+        if (evbuffer_drain(b->buf, (size_t)n + eol_length) < 0)
+            n = pyle_failed();
+    }
+    return pyle_buf_leave(&c, n);
+}
+
+/* Every whole line that is there and fits, as one run of bytes that Python splits: a length for
+ * each would cost Python a step for each. */
+ssize_t pyle_buf_readlines(struct pyle_buf *b, char *out, size_t size, int eol, ssize_t max_length)
+{
+    struct pyle_call c;
+    struct evbuffer_ptr at, end;
+    size_t eol_length = 0;
+    ssize_t taken = 0, rc = enter_to_read(&c, b, 1);
+
+    if (rc < 0)
+        return rc;
+    rc = PYLE_NONE;
+    evbuffer_ptr_set(b->buf, &at, 0, EVBUFFER_PTR_SET);
+    for (;;) {
+        end = evbuffer_search_eol(b->buf, &at, &eol_length, (enum evbuffer_eol_style)eol);
+        if (end.pos < 0) {
+            if (max_length >= 0 && evbuffer_get_length(b->buf) - (size_t)taken > (size_t)max_length)
+                rc = PYLE_TOOLONG;
+            break;
+        }
+        if (max_length >= 0 && end.pos - taken > max_length) {
+            rc = PYLE_TOOLONG;
+            break;
+        }
+        if (end.pos + (ssize_t)eol_length > (ssize_t)size) {
+            rc = PYLE_SMALL;
+            break;
+        }
+        taken = end.pos + (ssize_t)eol_length;
+        if (evbuffer_ptr_set(b->buf, &end, eol_length, EVBUFFER_PTR_ADD) < 0)
+            break; /* at the end of the buffer */
+        at = end;
+    }
+    if (taken > 0) { /* a line that is too long waits until it is the first */
+        ssize_t more = rc == PYLE_SMALL ? PYLE_MORE : 0;
+        copy_range(b->buf, 0, out, (size_t)taken);
+        rc = evbuffer_drain(b->buf, (size_t)taken) < 0 ? pyle_failed() : taken | more;
+    }
+    return pyle_buf_leave(&c, rc);
+}
+
+/* ---- looking ---- */
+
+static int set_position(struct evbuffer *buf, struct evbuffer_ptr *at, ssize_t position)
+{
+    if (position < 0 || (size_t)position > evbuffer_get_length(buf))
+        return PYLE_RANGE;
+    return evbuffer_ptr_set(buf, at, (size_t)position, EVBUFFER_PTR_SET) < 0 ? PYLE_FAIL : 0;
+}
+
+ssize_t pyle_buf_search(struct pyle_buf *b, const void *what, size_t n, ssize_t start, ssize_t end)
+{
+    struct pyle_call c;
+    struct evbuffer_ptr from, to, found;
+    ssize_t rc = enter_to_read(&c, b, 0);
+
+    if (rc < 0)
+        return rc;
+    rc = set_position(b->buf, &from, start);
+    if (rc == 0 && end >= 0)
+        rc = set_position(b->buf, &to, end);
+    if (rc == 0) {
+        found = evbuffer_search_range(b->buf, what, n, &from, end >= 0 ? &to : NULL);
+        rc = found.pos < 0 ? PYLE_NONE : found.pos;
+    }
+    return pyle_buf_leave(&c, rc);
+}
+
+ssize_t pyle_buf_search_eol(struct pyle_buf *b, ssize_t start, int eol, size_t *eol_length)
+{
+    struct pyle_call c;
+    struct evbuffer_ptr from, found;
+    ssize_t rc = enter_to_read(&c, b, 0);
+
+    if (rc < 0)
+        return rc;
+    rc = set_position(b->buf, &from, start);
+    if (rc == 0) {
+        found = evbuffer_search_eol(b->buf, &from, eol_length, (enum evbuffer_eol_style)eol);
+        rc = found.pos < 0 ? PYLE_NONE : found.pos;
+    }
+    return pyle_buf_leave(&c, rc);
+}
+
+/* ---- views: while one is out nothing changes what it shows ---- */
+
+static void add_views(struct pyle_buf *b, int n)
+{
+    if (n > 0 && __atomic_fetch_add(&b->exports, n, __ATOMIC_ACQ_REL) == 0 && b->owner)
+        pyle_bev_hold(b->owner, b->is_input ? EV_READ : EV_WRITE);
+}
+
+void pyle_buf_release_view(struct pyle_buf *b, void *unused)
+{
+    struct pyle_base *pb;
+
+    (void)unused;
+    if (__atomic_sub_fetch(&b->exports, 1, __ATOMIC_ACQ_REL) != 0)
+        return;
+    if (b->kept && (pb = b->kept->pb) && pyle_elsewhere(pb)) {
+        pthread_mutex_lock(&pb->lock);
+        if (!pb->closed && !b->kept->queued && pyle_elsewhere(pb)) {
+            b->kept->queued = 1;
+            __atomic_add_fetch(&b->kept->refs, 1, __ATOMIC_RELAXED);
+            b->kept->next = pb->bev_resume;
+            pb->bev_resume = b->kept;
+            pyle_kick(pb);
+        }
+        pthread_mutex_unlock(&pb->lock);
+    } else if (b->owner) {
+        pyle_bev_resume(b->owner);
+    } else if (b->closing && b->depth == 0) {
+        free_data(b);
+        release_pins();
+    }
+}
+
+int pyle_buf_pullup(struct pyle_buf *b, ssize_t n, struct evbuffer_iovec *out)
+{
+    struct pyle_call c;
+    int rc = enter_to_read(&c, b, 1);
+
+    if (rc < 0)
+        return rc;
+    out->iov_len = n < 0 ? evbuffer_get_length(b->buf) : (size_t)n;
+    if (out->iov_len > evbuffer_get_length(b->buf)) {
+        rc = PYLE_RANGE;
+    } else if (out->iov_len > 0) {
+        out->iov_base = evbuffer_pullup(b->buf, (ev_ssize_t)out->iov_len);
+        rc = out->iov_base ? 1 : PYLE_NOMEM;
+    }
+    add_views(b, rc);
+    return (int)pyle_buf_leave(&c, rc);
+}
+
+/* How many pieces there are; up to max of them in out, when that many were asked for. */
+int pyle_buf_peek(struct pyle_buf *b, ssize_t start, ssize_t n, struct evbuffer_iovec *out, int max)
+{
+    struct pyle_call c;
+    struct evbuffer_ptr at;
+    size_t left;
+    int i, rc = enter_to_read(&c, b, 0);
+
+    if (rc < 0)
+        return rc;
+    rc = set_position(b->buf, &at, start);
+    left = evbuffer_get_length(b->buf);
+    if (rc == 0 && left > 0) {
+        left -= (size_t)start;
+        if (n >= 0 && (size_t)n < left)
+            left = (size_t)n;
+        if (left > 0)
+            rc = evbuffer_peek(b->buf, (ev_ssize_t)left, &at, out, max);
+    }
+    if (rc > 0 && rc <= max) {
+        for (i = 0; i < rc; ++i) {
+            if (out[i].iov_len > left)
+                out[i].iov_len = left;
+            left -= out[i].iov_len;
+        }
+        add_views(b, rc);
+    }
+    return (int)pyle_buf_leave(&c, rc);
+}
+
+/* ---- between buffers ---- */
+
+static ssize_t move(struct pyle_buf *dst, struct pyle_buf *src,
+                    ssize_t (*how)(struct evbuffer *, struct evbuffer *, size_t), size_t n)
+{
+    struct pyle_call d, s;
+    ssize_t rc = pyle_buf_enter(&d, dst, 1);
+
+    if (rc < 0)
+        return rc;
+    rc = pyle_buf_enter(&s, src, 1);
+    if (rc == 0) {
+        if (in_memory(src) < 0 && dst != src)
+            dst->has_file = 1;
+        rc = how(dst->buf, src->buf, n);
+        rc = pyle_buf_leave(&s, rc < 0 ? pyle_failed() : rc);
+    }
+    return pyle_buf_leave(&d, rc);
+}
+
+static ssize_t move_add(struct evbuffer *dst, struct evbuffer *src, size_t n)
+{
+    (void)n;
+    return evbuffer_add_buffer(dst, src);
+}
+
+static ssize_t move_prepend(struct evbuffer *dst, struct evbuffer *src, size_t n)
+{
+    (void)n;
+    return evbuffer_prepend_buffer(dst, src);
+}
+
+static ssize_t move_part(struct evbuffer *dst, struct evbuffer *src, size_t n)
+{
+    return evbuffer_remove_buffer(src, dst, n);
+}
+
+int pyle_buf_add_buffer(struct pyle_buf *dst, struct pyle_buf *src)
+{
+    return (int)move(dst, src, move_add, 0);
+}
+
+int pyle_buf_prepend_buffer(struct pyle_buf *dst, struct pyle_buf *src)
+{
+    return (int)move(dst, src, move_prepend, 0);
+}
+
+ssize_t pyle_buf_remove_buffer(struct pyle_buf *src, struct pyle_buf *dst, size_t n)
+{
+    ssize_t rc;
+
+    ++src->moving; /* dst's callbacks run while src's last chain is half way */
+    rc = move(dst, src, move_part, n);
+    --src->moving;
+    return rc;
+}
+
+/* ---- memory and files of others ---- */
+
+static void on_reference_done(const void *data, size_t n, void *arg)
+{
+    struct pin *p = arg;
+
+    (void)data;
+    (void)n;
+    pthread_mutex_lock(&pins_lock);
+    p->next = pins;
+    pins = p;
+    __atomic_store_n(&pyle_pins_waiting, 1, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&pins_lock);
+    if (pyle_sync == 0 && pyle_here && pyle_here->base)
+        pyle_kick(pyle_here); /* in the loop: soon, but not from in here */
+}
+
+long long pyle_pin_take(void)
+{
+    struct pin *p;
+    long long id = 0;
+
+    pthread_mutex_lock(&pins_lock);
+    p = pins;
+    if (p)
+        pins = p->next;
+    if (!pins)
+        __atomic_store_n(&pyle_pins_waiting, 0, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&pins_lock);
+    if (p) {
+        id = p->id;
+        free(p);
+    }
+    return id;
+}
+
+int pyle_buf_add_reference(struct pyle_buf *b, const void *data, size_t n, long long id)
+{
+    struct pyle_call c;
+    struct pin *p;
+    int rc = pyle_buf_enter(&c, b, 1);
+
+    if (rc < 0)
+        return rc;
+    p = malloc(sizeof(*p));
+    if (!p) {
+        rc = PYLE_NOMEM;
+    } else {
+        p->id = id;
+        if (evbuffer_add_reference(b->buf, data, n, on_reference_done, p) < 0) {
+            rc = pyle_failed();
+            free(p);
+        }
+    }
+    return (int)pyle_buf_leave(&c, rc);
+}
+
+int pyle_buf_add_file(struct pyle_buf *b, int fd, long long offset, long long length)
+{
+    struct pyle_call c;
+    struct evbuffer_file_segment *segment = NULL;
+    struct stat st;
+    int rc = pyle_buf_enter(&c, b, 1);
+
+    if (rc < 0) {
+        close(fd);
+        return rc;
+    }
+    if (fstat(fd, &st) < 0) {
+        rc = PYLE_SYS;
+    } else if (offset < 0 || offset > st.st_size || length > st.st_size - offset) {
+        rc = PYLE_RANGE;
+    } else if (length == 0 || offset == st.st_size) {
+        close(fd);
+        return (int)pyle_buf_leave(&c, 0);
+    } else {
+        /* No mmap: a file that another program makes shorter would end the process (SIGBUS). */
+        segment = evbuffer_file_segment_new(fd, offset, length < 0 ? -1 : length,
+                                            EVBUF_FS_CLOSE_ON_FREE | EVBUF_FS_DISABLE_MMAP);
+        if (!segment)
+            rc = pyle_failed();
+    }
+    if (!segment) {
+        close(fd);
+        return (int)pyle_buf_leave(&c, rc);
+    }
+    if (evbuffer_add_file_segment(b->buf, segment, 0, -1) < 0)
+        rc = pyle_failed();
+    else if (b->owner && b->owner->is_socket && !b->is_input)
+        b->has_file = 1;
+    evbuffer_file_segment_free(segment);
+    return (int)pyle_buf_leave(&c, rc);
+}
+
+ssize_t pyle_buf_read(struct pyle_buf *b, int fd, int n)
+{
+    struct pyle_call c;
+    ssize_t rc = pyle_buf_enter(&c, b, 1);
+
+    if (rc < 0)
+        return rc;
+    rc = evbuffer_read(b->buf, fd, n);
+    return pyle_buf_leave(&c, rc < 0 ? pyle_failed() : rc);
+}
+
+ssize_t pyle_buf_write(struct pyle_buf *b, int fd, ssize_t n)
+{
+    struct pyle_call c;
+    ssize_t rc = pyle_buf_enter(&c, b, 1);
+
+    if (rc < 0)
+        return rc;
+    if (evbuffer_get_length(b->buf) > 0 && n != 0)
+        rc = evbuffer_write_atmost(b->buf, fd, n);
+    return pyle_buf_leave(&c, rc < 0 ? pyle_failed() : rc);
+}
+
+int pyle_buf_freeze(struct pyle_buf *b, int at_front, int on)
+{
+    CALL(b, 0, on ? evbuffer_freeze(b->buf, at_front) : evbuffer_unfreeze(b->buf, at_front));
+}
+
+/* ---- callbacks: one of libevent's for all of Python's, whose list Python keeps, because
+ * libevent's own does not stand an entry that removes the next one ---- */
+
+static void on_change(struct evbuffer *buf, const struct evbuffer_cb_info *info, void *arg)
+{
+    struct pyle_buf *b = arg;
+    struct pyle_base *pb = b->owner ? b->owner->pb : NULL;
+    struct pyle_buf *partner = NULL;
+
+    (void)buf;
+    if (pyle_exiting || b->closing || !claim(b))
+        return;
+    if (b->owner && b->is_input && b->owner->partner && (partner = b->owner->partner->output))
+        __atomic_add_fetch(&partner->refs, 1, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&b->refs, 1, __ATOMIC_RELAXED);
+    ++b->depth;
+    if (partner)
+        ++partner->moving, ++partner->depth; /* a pair moves by parts too */
+    if (pyle_py_buffer(b->token, info->orig_size, info->n_added, info->n_deleted) != PYLE_DONE)
+        pyle_raise(pb ? pb : pyle_here);
+    if (partner) {
+        --partner->moving, --partner->depth;
+        pyle_buf_unref(partner);
+    }
+    --b->depth;
+    unclaim(b);
+    if (pb && b->owner)
+        pyle_after(pb);
+    pyle_buf_unref(b);
+}
+
+int pyle_buf_callbacks(struct pyle_buf *b, long long token)
+{
+    struct pyle_call c;
+    int rc = pyle_buf_enter(&c, b, 0);
+
+    if (rc < 0)
+        return rc;
+    b->token = token;
+    if (token && !b->cb) {
+        b->cb = evbuffer_add_cb(b->buf, on_change, b);
+        if (!b->cb)
+            rc = PYLE_NOMEM;
+    }
+    if (!token && b->cb && b->depth == 1) {
+        evbuffer_remove_cb_entry(b->buf, b->cb);
+        b->cb = NULL;
+    }
+    return (int)pyle_buf_leave(&c, rc);
+}

@@ -1,0 +1,709 @@
+/* Bufferevents: the trampolines, closing at any moment, and the traps of libevent's that are
+ * shut here (a full input that nobody reads, a deferred callback after disable(), a close that
+ * waits for the loop, output dropped by free). */
+#include "pyle.h"
+
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
+#include <unistd.h>
+
+/* ---- life ---- */
+
+struct pyle_bev *pyle_bev_new(struct pyle_base *pb, long long token)
+{
+    struct pyle_bev *pv = calloc(1, sizeof(*pv));
+
+    if (!pv)
+        return NULL;
+    pv->refs = 1;
+    pv->pb = pb;
+    pv->token = token;
+    pyle_hold_base(pb);
+    return pv;
+}
+
+void pyle_bev_free(struct pyle_bev *pv)
+{
+    pyle_base_unref(pv->pb);
+    free(pv);
+}
+
+void pyle_bev_unref(struct pyle_bev *pv)
+{
+    struct pyle_base *pb = pv->pb;
+
+    if (__atomic_sub_fetch(&pv->refs, 1, __ATOMIC_ACQ_REL) != 0)
+        return;
+    /* The loop's thread may be on its way into a trampoline with it: let that thread free it. */
+    pthread_mutex_lock(&pb->lock);
+    if ((pv->options & BEV_OPT_THREADSAFE) && pyle_elsewhere(pb)) {
+        pv->next = pb->bev_grave;
+        pb->bev_grave = pv;
+        pv = NULL;
+    }
+    pthread_mutex_unlock(&pb->lock);
+    if (pv)
+        pyle_bev_free(pv);
+}
+
+static int check(struct pyle_bev *pv, int closing)
+{
+    if (!pv->bev || (pv->pb->closed && !closing))
+        return PYLE_CLOSED;
+    if (pv->pb->fork_gen != pyle_fork_gen)
+        return PYLE_FORKED;
+    if (!(pv->options & BEV_OPT_THREADSAFE) && pyle_elsewhere(pv->pb))
+        return PYLE_THREAD;
+    errno = 0;
+    return 0;
+}
+
+int pyle_bev_check(struct pyle_bev *pv)
+{
+    return check(pv, 0);
+}
+
+/* ---- what the user enabled, and what we hold back ---- */
+
+static int viewed(struct pyle_buf *b)
+{
+    return b && __atomic_load_n(&b->exports, __ATOMIC_ACQUIRE) > 0;
+}
+
+void pyle_bev_hold(struct pyle_bev *pv, short what)
+{
+    short on = (short)(bufferevent_get_enabled(pv->bev) & what);
+
+    if (on) {
+        pv->held |= on;
+        bufferevent_disable(pv->bev, on);
+    }
+}
+
+static int is_full(struct pyle_bev *pv)
+{
+    size_t high = 0;
+
+    bufferevent_getwatermark(pv->bev, EV_READ, NULL, &high);
+    return high > 0 && evbuffer_get_length(bufferevent_get_input(pv->bev)) >= high;
+}
+
+/* A reason to hold back may be gone: views let go of, room in the input. */
+void pyle_bev_resume(struct pyle_bev *pv)
+{
+    short on = 0;
+
+    if (!pv->bev || pv->pb->closed || pv->pb->fork_gen != pyle_fork_gen)
+        return;
+    bufferevent_lock(pv->bev);
+    if (pv->stuck && !is_full(pv))
+        pv->stuck = 0;
+    if ((pv->held & EV_READ) && !pv->stuck && !viewed(pv->input))
+        on |= EV_READ;
+    if ((pv->held & EV_WRITE) && !viewed(pv->output))
+        on |= EV_WRITE;
+    if (on) {
+        pv->held &= (short)~on;
+        bufferevent_enable(pv->bev, on);
+    }
+    bufferevent_unlock(pv->bev);
+}
+
+/* ---- trampolines ---- */
+
+static int enter_callback(struct pyle_bev *pv)
+{
+    if (pyle_exiting) {
+        if (pv->pb->base)
+            event_base_loopbreak(pv->pb->base);
+        return 0;
+    }
+    if (!pv->bev || pv->pb->closed)
+        return 0;
+    __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
+    return 1;
+}
+
+static void leave_callback(struct pyle_bev *pv, int answer, short io, short event)
+{
+    struct pyle_base *pb = pv->pb;
+
+    if (answer == PYLE_RETRY && pv->bev && !pb->closed) { /* it never reached the user */
+        const int later = BEV_TRIG_IGNORE_WATERMARKS | BEV_TRIG_DEFER_CALLBACKS;
+        if (io)
+            bufferevent_trigger(pv->bev, io, later);
+        if (event)
+            bufferevent_trigger_event(pv->bev, event, BEV_TRIG_DEFER_CALLBACKS);
+    }
+    if (answer == PYLE_RETRY || answer == PYLE_ERROR)
+        pyle_raise(pb);
+    pyle_after(pb);
+    pyle_bev_unref(pv);
+}
+
+/* A deferred callback that comes after disable() waits for enable(). */
+static int is_refused(struct pyle_bev *pv, short what)
+{
+    if (!(pv->refused & what) || (pv->forced & what)) {
+        pv->forced &= (short)~what;
+        return 0;
+    }
+    pv->missed |= what;
+    return 1;
+}
+
+static void finish_now(struct pyle_bev *pv)
+{
+    pv->finishing = 2;
+    if (enter_callback(pv))
+        leave_callback(pv, pyle_py_bev_finished(pv->pb->slot, pv->token), 0, 0);
+}
+
+static void on_read(struct bufferevent *bev, void *arg)
+{
+    struct pyle_bev *pv = arg;
+    size_t before;
+    int answer;
+
+    if (is_refused(pv, EV_READ) || !enter_callback(pv))
+        return;
+    before = evbuffer_get_length(bufferevent_get_input(bev));
+    answer = pyle_py_bev_read(pv->pb->slot, pv->token);
+    /* At the high watermark libevent would call again at once, for ever. It may as long as the
+     * callback takes something; then reading waits until something is taken. */
+    if (answer != PYLE_RETRY && pv->bev && !pv->pb->closed && is_full(pv) &&
+        evbuffer_get_length(bufferevent_get_input(bev)) >= before) {
+        pv->stuck = 1;
+        pyle_bev_hold(pv, EV_READ);
+    }
+    leave_callback(pv, answer, EV_READ, 0);
+}
+
+static void on_write(struct bufferevent *bev, void *arg)
+{
+    struct pyle_bev *pv = arg;
+
+    if (pv->finishing) {
+        if (pv->finishing == 1 && evbuffer_get_length(bufferevent_get_output(bev)) == 0)
+            finish_now(pv);
+        return;
+    }
+    if (is_refused(pv, EV_WRITE) || !enter_callback(pv))
+        return;
+    leave_callback(pv, pyle_py_bev_write(pv->pb->slot, pv->token), EV_WRITE, 0);
+}
+
+static void on_bev_event(struct bufferevent *bev, short what, void *arg)
+{
+    struct pyle_bev *pv = arg;
+    int error = what & BEV_EVENT_ERROR ? EVUTIL_SOCKET_ERROR() : 0;
+
+    (void)bev;
+    if (pv->finishing) {
+        if (pv->finishing == 1 && (what & (BEV_EVENT_ERROR | BEV_EVENT_TIMEOUT | BEV_EVENT_WRITING)))
+            finish_now(pv);
+        return;
+    }
+    if (!enter_callback(pv))
+        return;
+    leave_callback(pv, pyle_py_bev_event(pv->pb->slot, pv->token, what, error), 0, what);
+}
+
+/* ---- opening ---- */
+
+static int set_nodelay(int fd)
+{
+    int on = 1;
+
+    return setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)); /* fails where there is no TCP */
+}
+
+int pyle_bev_socket(struct pyle_bev *pv, int fd, int options, int nodelay)
+{
+    int rc = pyle_enter_base(pv->pb);
+
+    if (rc < 0)
+        return rc;
+    if (!(options & BEV_OPT_THREADSAFE) && pyle_elsewhere(pv->pb)) {
+        rc = PYLE_THREAD;
+    } else if (fd >= 0 && evutil_make_socket_nonblocking(fd) < 0) {
+        rc = pyle_failed();
+    } else if (!(pv->bev = bufferevent_socket_new(pv->pb->base, fd, options))) {
+        rc = pyle_failed();
+    } else {
+        pv->is_socket = 1;
+        pv->options = options;
+        pv->nodelay = nodelay;
+        if (nodelay && fd >= 0)
+            set_nodelay(fd);
+        if (pyle_accepting == fd)
+            pyle_accepting = -1; /* taken over: the listener does not close it */
+        pyle_note_priority(pv->pb, bufferevent_get_priority(pv->bev));
+    }
+    pyle_leave_base(pv->pb);
+    return rc;
+}
+
+int pyle_bev_pair(struct pyle_bev *a, struct pyle_bev *b, int options)
+{
+    struct bufferevent *pair[2];
+    int rc = pyle_enter_base(a->pb);
+
+    if (rc < 0)
+        return rc;
+    if (!(options & BEV_OPT_THREADSAFE) && pyle_elsewhere(a->pb)) {
+        rc = PYLE_THREAD;
+    } else if (bufferevent_pair_new(a->pb->base, options, pair) < 0) {
+        rc = pyle_failed();
+    } else {
+        a->bev = pair[0];
+        b->bev = pair[1];
+        a->options = b->options = options;
+        a->partner = b;
+        b->partner = a;
+        pyle_note_priority(a->pb, bufferevent_get_priority(a->bev));
+    }
+    pyle_leave_base(a->pb);
+    return rc;
+}
+
+/* ---- closing ---- */
+
+int pyle_bev_close(struct pyle_bev *pv, int by_base)
+{
+    struct bufferevent *bev = pv->bev;
+    struct pyle_buf *input, *output;
+    int rc = check(pv, by_base), fd = -1;
+
+    if (rc < 0)
+        return rc == PYLE_CLOSED && (!bev || by_base) ? 0 : rc;
+    pyle_sync_enter();
+    bufferevent_lock(bev);
+    if (!pv->bev) { /* another thread was faster */
+        bufferevent_unlock(bev);
+        return (int)pyle_sync_leave(0);
+    }
+    pv->bev = NULL;
+    if (pv->partner) {
+        pv->partner->partner = NULL;
+        pv->partner = NULL;
+    }
+    input = pv->input;
+    output = pv->output;
+    pv->input = pv->output = NULL;
+    if (input)
+        pyle_buf_orphan(input, bufferevent_get_input(bev));
+    if (output)
+        pyle_buf_orphan(output, bufferevent_get_output(bev));
+    bufferevent_setcb(bev, NULL, NULL, NULL, NULL);
+    bufferevent_disable(bev, EV_READ | EV_WRITE);
+    if (pv->is_socket && !pyle_elsewhere(pv->pb)) {
+        /* libevent closes the descriptor when the loop comes round; the peer should know now.
+         * (With the loop in another thread, that thread may be about to read from it.) */
+        fd = bufferevent_getfd(bev);
+        bufferevent_setfd(bev, -1);
+        if (!(pv->options & BEV_OPT_CLOSE_ON_FREE) && !pv->own_fd)
+            fd = -1;
+    }
+    bufferevent_incref(bev);
+    bufferevent_free(bev);
+    bufferevent_unlock(bev);
+    bufferevent_decref(bev);
+    if (fd >= 0)
+        close(fd);
+    if (input)
+        pyle_buf_unref(input);
+    if (output)
+        pyle_buf_unref(output);
+    return (int)pyle_sync_leave(0);
+}
+
+int pyle_bev_finish(struct pyle_bev *pv)
+{
+    struct bufferevent *bev = pv->bev;
+    int rc = pyle_bev_check(pv);
+
+    if (rc < 0)
+        return rc;
+    bufferevent_lock(bev);
+    if (evbuffer_get_length(bufferevent_get_output(bev)) == 0) {
+        rc = 1;
+    } else {
+        pv->finishing = 1;
+        pv->held = pv->refused = 0;
+        bufferevent_setcb(bev, NULL, on_write, on_bev_event, pv);
+        bufferevent_disable(bev, EV_READ);
+        bufferevent_setwatermark(bev, EV_WRITE, 0, 0);
+        if (bufferevent_enable(bev, EV_WRITE) < 0)
+            rc = 1;
+    }
+    bufferevent_unlock(bev);
+    return rc;
+}
+
+/* ---- the rest: check, one call, done ---- */
+
+struct bufferevent *pyle_bev_ptr(struct pyle_bev *pv)
+{
+    return pv->pb->closed ? NULL : pv->bev;
+}
+
+struct pyle_buf *pyle_bev_buffer(struct pyle_bev *pv, int input)
+{
+    struct pyle_buf **b = input ? &pv->input : &pv->output;
+
+    if (!pv->bev)
+        return NULL;
+    if (!*b)
+        *b = pyle_buf_of(pv, input);
+    if (*b)
+        __atomic_add_fetch(&(*b)->refs, 1, __ATOMIC_RELAXED);
+    return *b;
+}
+
+static int usable(struct pyle_bev *pv)
+{
+    return pv->finishing ? PYLE_CLOSED : pyle_bev_check(pv);
+}
+
+/* Without BEV_OPT_THREADSAFE one thread at a time is inside. */
+int pyle_bev_claim(struct pyle_bev *pv)
+{
+    uintptr_t nobody = 0;
+
+    if (!(pv->options & BEV_OPT_THREADSAFE)) {
+        if (!__atomic_compare_exchange_n(&pv->user, &nobody, PYLE_ME, 0, __ATOMIC_ACQUIRE,
+                                         __ATOMIC_ACQUIRE) &&
+            nobody != PYLE_ME)
+            return PYLE_THREAD;
+        ++pv->depth;
+    }
+    return 0;
+}
+
+void pyle_bev_unclaim(struct pyle_bev *pv)
+{
+    if (!(pv->options & BEV_OPT_THREADSAFE) && --pv->depth == 0)
+        __atomic_store_n(&pv->user, 0, __ATOMIC_RELEASE);
+}
+
+static int begin(struct pyle_bev *pv)
+{
+    int rc = usable(pv);
+
+    if (rc == 0)
+        rc = pyle_bev_claim(pv);
+    if (rc == 0)
+        pyle_sync_enter();
+    return rc;
+}
+
+static int end(struct pyle_bev *pv, int rc)
+{
+    int error = errno;
+
+    pyle_bev_unclaim(pv);
+    rc = (int)pyle_sync_leave(rc < 0 ? pyle_failed() : rc);
+    errno = error;
+    return rc;
+}
+
+#define CALL(pv, expression)                                              \
+    do {                                                                  \
+        int rc_ = begin(pv);                                              \
+        return rc_ < 0 ? rc_ : end(pv, (expression));                     \
+    } while (0)
+
+int pyle_bev_setcb(struct pyle_bev *pv, int read, int write, int event)
+{
+    int rc = usable(pv);
+
+    if (rc == 0)
+        bufferevent_setcb(pv->bev, read ? on_read : NULL, write ? on_write : NULL,
+                          event ? on_bev_event : NULL, pv);
+    return rc;
+}
+
+int pyle_bev_enable(struct pyle_bev *pv, int what)
+{
+    short missed, now = (short)what;
+    int rc = usable(pv);
+
+    if (rc < 0)
+        return rc;
+    if (what & ~(EV_READ | EV_WRITE))
+        return PYLE_RANGE;
+    bufferevent_lock(pv->bev);
+    pv->refused &= (short)~what;
+    if ((now & EV_READ) && (pv->stuck || viewed(pv->input))) {
+        pv->held |= EV_READ;
+        now &= ~EV_READ;
+    }
+    if ((now & EV_WRITE) && viewed(pv->output)) {
+        pv->held |= EV_WRITE;
+        now &= ~EV_WRITE;
+    }
+    if (now && bufferevent_enable(pv->bev, now) < 0)
+        rc = pyle_failed();
+    missed = (short)(pv->missed & what);
+    pv->missed &= (short)~what;
+    if (missed)
+        bufferevent_trigger(pv->bev, missed, BEV_TRIG_DEFER_CALLBACKS);
+    bufferevent_unlock(pv->bev);
+    return rc;
+}
+
+int pyle_bev_disable(struct pyle_bev *pv, int what)
+{
+    int rc = usable(pv);
+
+    if (rc < 0)
+        return rc;
+    if (what & ~(EV_READ | EV_WRITE))
+        return PYLE_RANGE;
+    bufferevent_lock(pv->bev);
+    pv->refused |= (short)what;
+    pv->held &= (short)~what;
+    if (bufferevent_disable(pv->bev, (short)what) < 0)
+        rc = pyle_failed();
+    bufferevent_unlock(pv->bev);
+    return rc;
+}
+
+int pyle_bev_enabled(struct pyle_bev *pv)
+{
+    int rc = usable(pv);
+
+    return rc < 0 ? rc : bufferevent_get_enabled(pv->bev) | pv->held;
+}
+
+int pyle_bev_fd(struct pyle_bev *pv)
+{
+    int rc = pyle_bev_check(pv), fd;
+
+    if (rc < 0)
+        return rc;
+    fd = bufferevent_getfd(pv->bev);
+    return fd < 0 ? PYLE_NONE : fd;
+}
+
+int pyle_bev_setfd(struct pyle_bev *pv, int fd)
+{
+    int rc = usable(pv);
+
+    if (rc < 0)
+        return rc;
+    if (fd >= 0 && evutil_make_socket_nonblocking(fd) < 0)
+        return pyle_failed();
+    if (bufferevent_setfd(pv->bev, fd) < 0)
+        return pyle_failed();
+    pv->own_fd = 0;
+    if (pv->nodelay && fd >= 0)
+        set_nodelay(fd);
+    if (pyle_accepting == fd)
+        pyle_accepting = -1;
+    return 0;
+}
+
+int pyle_bev_write(struct pyle_bev *pv, const void *data, size_t n)
+{
+    if (viewed(pv->output))
+        return PYLE_VIEWED;
+    CALL(pv, bufferevent_write(pv->bev, data, n));
+}
+
+int pyle_bev_write_buffer(struct pyle_bev *pv, struct pyle_buf *b)
+{
+    struct pyle_call c;
+    int rc = usable(pv);
+
+    if (rc < 0)
+        return rc;
+    if (viewed(pv->output))
+        return PYLE_VIEWED;
+    rc = pyle_buf_enter(&c, b, 1);
+    if (rc < 0)
+        return rc;
+    rc = begin(pv);
+    if (rc == 0)
+        rc = end(pv, bufferevent_write_buffer(pv->bev, b->buf));
+    return (int)pyle_buf_leave(&c, rc);
+}
+
+int pyle_bev_read_buffer(struct pyle_bev *pv, struct pyle_buf *b)
+{
+    struct pyle_call c;
+    int rc = usable(pv);
+
+    if (rc < 0)
+        return rc;
+    if (viewed(pv->input))
+        return PYLE_VIEWED;
+    rc = pyle_buf_enter(&c, b, 1);
+    if (rc < 0)
+        return rc;
+    rc = begin(pv);
+    if (rc == 0)
+        rc = end(pv, bufferevent_read_buffer(pv->bev, b->buf));
+    rc = (int)pyle_buf_leave(&c, rc);
+    if (pv->stuck)
+        pyle_bev_resume(pv);
+    return rc;
+}
+
+/* connect() made the descriptor: it is ours to close, and wants TCP_NODELAY. */
+static int connected(struct pyle_bev *pv, int had_fd, int rc)
+{
+    int fd = pv->bev ? bufferevent_getfd(pv->bev) : -1;
+
+    if (!had_fd && fd >= 0) {
+        pv->own_fd = 1;
+        if (pv->nodelay)
+            set_nodelay(fd);
+    }
+    return rc;
+}
+
+int pyle_bev_connect(struct pyle_bev *pv, const void *address, int length)
+{
+    int rc = usable(pv), had_fd, error;
+
+    if (rc < 0)
+        return rc;
+    if (!pv->is_socket)
+        return PYLE_RANGE;
+    had_fd = bufferevent_getfd(pv->bev) >= 0;
+    pyle_sync_enter();
+    errno = 0;
+    if (bufferevent_socket_connect(pv->bev, address, length) < 0)
+        rc = pyle_failed();
+    error = errno;
+    rc = (int)pyle_sync_leave(connected(pv, had_fd, rc));
+    errno = error;
+    return rc;
+}
+
+int pyle_bev_connect_hostname(struct pyle_bev *pv, int family, const char *host, int port)
+{
+    int rc = usable(pv), had_fd;
+
+    if (rc < 0)
+        return rc;
+    if (!pv->is_socket)
+        return PYLE_RANGE;
+    had_fd = bufferevent_getfd(pv->bev) >= 0;
+    pyle_sync_enter();
+    if (bufferevent_socket_connect_hostname(pv->bev, NULL, family, host, port) < 0)
+        rc = pyle_failed();
+    return (int)pyle_sync_leave(connected(pv, had_fd, rc));
+}
+
+int pyle_bev_dns_error(struct pyle_bev *pv)
+{
+    int rc = pyle_bev_check(pv);
+
+    return rc < 0 ? rc : -bufferevent_socket_get_dns_error(pv->bev); /* EVUTIL_EAI_* are negative */
+}
+
+int pyle_bev_setwatermark(struct pyle_bev *pv, int what, size_t low, size_t high)
+{
+    int rc = usable(pv);
+
+    if (rc < 0)
+        return rc;
+    if (!what || (what & ~(EV_READ | EV_WRITE)))
+        return PYLE_RANGE;
+    bufferevent_setwatermark(pv->bev, (short)what, low, high);
+    if (pv->stuck)
+        pyle_bev_resume(pv);
+    return 0;
+}
+
+int pyle_bev_getwatermark(struct pyle_bev *pv, int what, size_t *low, size_t *high)
+{
+    if (what != EV_READ && what != EV_WRITE)
+        return PYLE_RANGE;
+    CALL(pv, bufferevent_getwatermark(pv->bev, (short)what, low, high));
+}
+
+int pyle_bev_set_timeouts(struct pyle_bev *pv, double read, double write)
+{
+    struct timeval r, w;
+    struct timeval *rp = pyle_timeval(read, &r) ? &r : NULL;
+    struct timeval *wp = pyle_timeval(write, &w) ? &w : NULL;
+
+    CALL(pv, bufferevent_set_timeouts(pv->bev, rp, wp));
+}
+
+int pyle_bev_get_priority(struct pyle_bev *pv)
+{
+    CALL(pv, bufferevent_get_priority(pv->bev));
+}
+
+int pyle_bev_set_priority(struct pyle_bev *pv, int priority)
+{
+    int rc = usable(pv);
+
+    if (rc < 0)
+        return rc;
+    rc = pyle_enter_base(pv->pb);
+    if (rc < 0)
+        return rc;
+    if (!pv->is_socket || priority < 0 || priority >= event_base_get_npriorities(pv->pb->base))
+        rc = PYLE_RANGE;
+    else if (bufferevent_priority_set(pv->bev, priority) < 0)
+        rc = pyle_failed();
+    else
+        pyle_note_priority(pv->pb, priority);
+    pyle_leave_base(pv->pb);
+    return rc;
+}
+
+int pyle_bev_flush(struct pyle_bev *pv, int what, int mode)
+{
+    if (viewed(pv->input) || viewed(pv->output))
+        return PYLE_VIEWED;
+    CALL(pv, bufferevent_flush(pv->bev, (short)what, (enum bufferevent_flush_mode)mode));
+}
+
+int pyle_bev_trigger(struct pyle_bev *pv, int what, int options)
+{
+    if (!what || (what & ~(EV_READ | EV_WRITE)))
+        return PYLE_RANGE;
+    pv->forced |= (short)what;
+    CALL(pv, (bufferevent_trigger(pv->bev, (short)what, options), 0));
+}
+
+int pyle_bev_trigger_event(struct pyle_bev *pv, int what, int options)
+{
+    CALL(pv, (bufferevent_trigger_event(pv->bev, (short)what, options), 0));
+}
+
+/* ---- lock(): counted, so that what is locked is there to be unlocked ---- */
+
+int pyle_bev_lock(struct pyle_bev *pv)
+{
+    int rc = pyle_bev_check(pv);
+
+    if (rc < 0)
+        return rc;
+    bufferevent_incref(pv->bev);
+    bufferevent_lock(pv->bev);
+    pv->locked = pv->bev;
+    pv->locker = PYLE_ME;
+    ++pv->lock_depth;
+    return 0;
+}
+
+int pyle_bev_unlock(struct pyle_bev *pv)
+{
+    struct bufferevent *bev = pv->locked;
+
+    if (pv->lock_depth == 0 || pv->locker != PYLE_ME)
+        return PYLE_THREAD;
+    if (--pv->lock_depth == 0)
+        pv->locked = NULL;
+    bufferevent_unlock(bev);
+    bufferevent_decref(bev);
+    return 0;
+}

@@ -1,0 +1,364 @@
+/* Listeners. An accepted descriptor always has an owner: the user's callback, or us again when
+ * that raises; a failed accept costs a pause, not a busy loop. */
+#include "pyle.h"
+
+#include <arpa/inet.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+__thread int pyle_accepting = -1;
+
+static const struct timeval pause_time = {0, 100000};
+
+static void deliver(struct pyle_listener *pl, int fd, const struct sockaddr *sa, int length);
+
+/* ---- life ---- */
+
+static void on_resume(evutil_socket_t fd, short what, void *arg)
+{
+    struct pyle_listener *pl = arg;
+
+    (void)fd;
+    (void)what;
+    if (!pl->lev || pl->pb->closed)
+        return;
+    if (pl->held_fd >= 0) {
+        int held = pl->held_fd;
+        struct sockaddr_storage address = pl->held_addr;
+
+        pl->held_fd = -1;
+        __atomic_add_fetch(&pl->refs, 1, __ATOMIC_RELAXED);
+        deliver(pl, held, (struct sockaddr *)&address, pl->held_len);
+        if (pl->lev && pl->held_fd < 0 && pl->wanted && !pl->paused)
+            evconnlistener_enable(pl->lev);
+        pyle_listener_unref(pl);
+    } else if (pl->wanted) {
+        evconnlistener_enable(pl->lev);
+    }
+}
+
+struct pyle_listener *pyle_listener_new(struct pyle_base *pb, long long token)
+{
+    struct pyle_listener *pl = calloc(1, sizeof(*pl));
+
+    if (!pl)
+        return NULL;
+    pl->refs = 1;
+    pl->pb = pb;
+    pl->token = token;
+    pl->held_fd = -1;
+    pyle_hold_base(pb);
+    return pl;
+}
+
+void pyle_listener_free(struct pyle_listener *pl)
+{
+    pyle_base_unref(pl->pb);
+    free(pl);
+}
+
+void pyle_listener_unref(struct pyle_listener *pl)
+{
+    struct pyle_base *pb = pl->pb;
+
+    if (__atomic_sub_fetch(&pl->refs, 1, __ATOMIC_ACQ_REL) != 0)
+        return;
+    pthread_mutex_lock(&pb->lock);
+    if (pyle_elsewhere(pb)) {
+        pl->next = pb->listener_grave;
+        pb->listener_grave = pl;
+        pl = NULL;
+    }
+    pthread_mutex_unlock(&pb->lock);
+    if (pl)
+        pyle_listener_free(pl);
+}
+
+static int check(struct pyle_listener *pl, int closing)
+{
+    if (!pl->lev || (pl->pb->closed && !closing))
+        return PYLE_CLOSED;
+    if (pl->pb->fork_gen != pyle_fork_gen)
+        return PYLE_FORKED;
+    if (pyle_elsewhere(pl->pb))
+        return PYLE_THREAD;
+    errno = 0;
+    return 0;
+}
+
+/* ---- accepting ---- */
+
+/* After an exception no more connections are taken until it has left the loop. */
+static void stop_for_now(struct pyle_listener *pl)
+{
+    if (!pl->lev || pl->pb->closed)
+        return;
+    evconnlistener_disable(pl->lev);
+    if (!pl->paused) {
+        pl->paused = 1;
+        __atomic_add_fetch(&pl->refs, 1, __ATOMIC_RELAXED);
+        pl->next = pl->pb->paused;
+        pl->pb->paused = pl;
+    }
+}
+
+void pyle_listener_unpause(struct pyle_base *pb)
+{
+    struct pyle_listener *pl = pb->paused;
+
+    pb->paused = NULL;
+    while (pl) {
+        struct pyle_listener *next = pl->next;
+
+        pl->paused = 0;
+        pl->next = NULL;
+        if (pl->lev && !pb->closed) {
+            if (pl->held_fd >= 0)
+                event_active(&pl->resume_event, EV_TIMEOUT, 1);
+            else if (pl->wanted)
+                evconnlistener_enable(pl->lev);
+        }
+        pyle_listener_unref(pl);
+        pl = next;
+    }
+}
+
+static void deliver(struct pyle_listener *pl, int fd, const struct sockaddr *sa, int length)
+{
+    struct pyle_base *pb = pl->pb;
+    char host[INET6_ADDRSTRLEN + 1] = "";
+    const char *name = host;
+    int name_length = 0, port = 0, answer, outer = pyle_accepting;
+    unsigned flowinfo = 0, scope = 0;
+
+    if (sa->sa_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)sa;
+        inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host));
+        name_length = (int)strlen(host);
+        port = ntohs(in->sin_port);
+    } else if (sa->sa_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)sa;
+        inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
+        name_length = (int)strlen(host);
+        port = ntohs(in6->sin6_port);
+        flowinfo = ntohl(in6->sin6_flowinfo);
+        scope = in6->sin6_scope_id;
+    } else if (sa->sa_family == AF_UNIX) {
+        const struct sockaddr_un *un = (const struct sockaddr_un *)sa;
+        name = un->sun_path;
+        name_length = length - (int)offsetof(struct sockaddr_un, sun_path);
+        if (name_length > 0 && name[0] != '\0')
+            name_length = (int)strnlen(name, (size_t)name_length);
+        if (name_length < 0)
+            name_length = 0;
+    }
+    pyle_accepting = fd;
+    answer = pyle_py_accept(pb->slot, pl->token, fd, sa->sa_family, name, name_length, port,
+                            flowinfo, scope);
+    if (answer == PYLE_RETRY) { /* the user has not seen it yet */
+        if (pl->lev && !pb->closed) {
+            pl->held_fd = fd;
+            memcpy(&pl->held_addr, sa, (size_t)length);
+            pl->held_len = length;
+        } else {
+            close(fd);
+        }
+    } else if (answer != PYLE_DONE && pyle_accepting == fd) {
+        close(fd);
+    }
+    pyle_accepting = outer;
+    if (answer == PYLE_RETRY || answer == PYLE_ERROR) {
+        stop_for_now(pl);
+        pyle_raise(pb);
+    }
+    pyle_after(pb);
+}
+
+static void on_accept(struct evconnlistener *lev, evutil_socket_t fd, struct sockaddr *sa,
+                      int length, void *arg)
+{
+    struct pyle_listener *pl = arg;
+
+    (void)lev;
+    if (pyle_exiting || !pl->lev || pl->pb->closed) {
+        close(fd);
+        if (pl->pb->base)
+            event_base_loopbreak(pl->pb->base);
+        return;
+    }
+    __atomic_add_fetch(&pl->refs, 1, __ATOMIC_RELAXED);
+    deliver(pl, fd, sa, length);
+    pyle_listener_unref(pl);
+}
+
+static void on_accept_error(struct evconnlistener *lev, void *arg)
+{
+    struct pyle_listener *pl = arg;
+    struct pyle_base *pb = pl->pb;
+    int answer, error = EVUTIL_SOCKET_ERROR();
+
+    (void)lev;
+    if (pyle_exiting || !pl->lev || pb->closed)
+        return;
+    __atomic_add_fetch(&pl->refs, 1, __ATOMIC_RELAXED);
+    answer = pyle_py_accept_error(pb->slot, pl->token, error);
+    if (pl->lev && !pb->closed && pl->wanted) {
+        /* It would fail again at once: let some connections end first. */
+        evconnlistener_disable(pl->lev);
+        event_add(&pl->resume_event, &pause_time);
+    }
+    if (answer == PYLE_RETRY || answer == PYLE_ERROR)
+        pyle_raise(pb);
+    pyle_after(pb);
+    pyle_listener_unref(pl);
+}
+
+/* ---- opening, closing ---- */
+
+static int opened(struct pyle_listener *pl, int flags)
+{
+    int rc;
+
+    if (!pl->lev)
+        return pyle_failed();
+    evconnlistener_set_error_cb(pl->lev, on_accept_error);
+    pl->wanted = !(flags & LEV_OPT_DISABLED);
+    rc = event_assign(&pl->resume_event, pl->pb->base, -1, 0, on_resume, pl);
+    if (rc == 0)
+        pyle_note_priority(pl->pb, event_get_priority(&pl->resume_event));
+    return rc;
+}
+
+static int enter(struct pyle_listener *pl)
+{
+    int rc = pyle_enter_base(pl->pb);
+
+    if (rc == 0 && pyle_elsewhere(pl->pb)) {
+        pyle_leave_base(pl->pb);
+        rc = PYLE_THREAD;
+    }
+    return rc;
+}
+
+int pyle_listener_open(struct pyle_listener *pl, int fd, int flags, int backlog)
+{
+    int rc = enter(pl);
+
+    if (rc < 0)
+        return rc;
+    if (evutil_make_socket_nonblocking(fd) < 0) {
+        rc = pyle_failed();
+    } else {
+        pl->lev = evconnlistener_new(pl->pb->base, on_accept, pl, (unsigned)flags, backlog, fd);
+        rc = opened(pl, flags);
+    }
+    pyle_leave_base(pl->pb);
+    return rc;
+}
+
+int pyle_listener_bind(struct pyle_listener *pl, const void *address, int length,
+                       int flags, int backlog)
+{
+    int rc = enter(pl);
+
+    if (rc < 0)
+        return rc;
+    pl->lev = evconnlistener_new_bind(pl->pb->base, on_accept, pl, (unsigned)flags, backlog,
+                                      address, length);
+    rc = opened(pl, flags);
+    pyle_leave_base(pl->pb);
+    return rc;
+}
+
+int pyle_listener_close(struct pyle_listener *pl)
+{
+    struct evconnlistener *lev = pl->lev;
+    int rc = check(pl, 1);
+
+    if (rc < 0)
+        return rc == PYLE_CLOSED ? 0 : rc;
+    pl->lev = NULL;
+    event_del(&pl->resume_event);
+    event_debug_unassign(&pl->resume_event);
+    if (pl->held_fd >= 0)
+        close(pl->held_fd);
+    pl->held_fd = -1;
+    evconnlistener_free(lev);
+    return 0;
+}
+
+/* ---- the rest ---- */
+
+int pyle_listener_enable(struct pyle_listener *pl, int on)
+{
+    int rc = check(pl, 0);
+
+    if (rc < 0)
+        return rc;
+    pl->wanted = on;
+    if (pl->held_fd < 0)
+        event_del(&pl->resume_event);
+    if (on && !pl->paused && pl->held_fd < 0)
+        rc = evconnlistener_enable(pl->lev);
+    else if (!on)
+        rc = evconnlistener_disable(pl->lev);
+    return rc < 0 ? pyle_failed() : 0;
+}
+
+int pyle_listener_enabled(struct pyle_listener *pl)
+{
+    int rc = check(pl, 0);
+
+    return rc < 0 ? rc : pl->wanted;
+}
+
+int pyle_listener_fd(struct pyle_listener *pl)
+{
+    int rc = check(pl, 0);
+
+    return rc < 0 ? rc : evconnlistener_get_fd(pl->lev);
+}
+
+struct evconnlistener *pyle_listener_ptr(struct pyle_listener *pl)
+{
+    return pl->pb->closed ? NULL : pl->lev;
+}
+
+int pyle_listener_accepting(void)
+{
+    return pyle_accepting;
+}
+
+int pyle_sockaddr_inet(void *out, int family, const char *host, int port,
+                       unsigned flowinfo, unsigned scope)
+{
+    memset(out, 0, sizeof(struct sockaddr_storage));
+    if (family == AF_INET) {
+        struct sockaddr_in *in = out;
+        in->sin_family = AF_INET;
+        in->sin_port = htons((uint16_t)port);
+        return inet_pton(AF_INET, host, &in->sin_addr) == 1 ? (int)sizeof(*in) : 0;
+    }
+    if (family == AF_INET6) {
+        struct sockaddr_in6 *in6 = out;
+        in6->sin6_family = AF_INET6;
+        in6->sin6_port = htons((uint16_t)port);
+        in6->sin6_flowinfo = htonl(flowinfo);
+        in6->sin6_scope_id = scope;
+        return inet_pton(AF_INET6, host, &in6->sin6_addr) == 1 ? (int)sizeof(*in6) : 0;
+    }
+    return 0;
+}
+
+int pyle_sockaddr_unix(void *out, const char *path, int length)
+{
+    struct sockaddr_un *un = out;
+
+    memset(out, 0, sizeof(struct sockaddr_storage));
+    /* A path needs its NUL, a name in Linux' abstract space has none. */
+    if (length < 1 || length + (path[0] != '\0') > (int)sizeof(un->sun_path))
+        return 0;
+    un->sun_family = AF_UNIX;
+    memcpy(un->sun_path, path, (size_t)length);
+    return (int)offsetof(struct sockaddr_un, sun_path) + length + (path[0] != '\0');
+}

@@ -1,0 +1,195 @@
+/* What our own C source shares. It knows nothing of Python: the only ways up are the
+ * pyle_py_* functions (cdef/callbacks.h), which cffi makes.
+ *
+ * Ownership in one paragraph: pyle_base, pyle_bev, pyle_listener and pyle_buf are counted
+ * (refs) and live as long as anything may still look at them, long after what they wrap is
+ * closed; pyle_event sits inside a cffi-owned struct and is never pending without a token,
+ * that is, without the base's table holding on to its Python object. Nothing libevent calls
+ * back with is used before it was checked to be open. */
+#ifndef PYLE_H
+#define PYLE_H
+
+#include "preamble.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What our functions return below zero; errors.py turns each into its exception. */
+enum pyle_code {
+    PYLE_FAIL = -1,    /* libevent said no, errno does not say why */
+    PYLE_SYS = -2,     /* the same, and errno does */
+    PYLE_CLOSED = -3,  /* used after close */
+    PYLE_VIEWED = -4,  /* a memoryview of the buffer is out */
+    PYLE_RAISED = -5,  /* a Python callback raised; its exception waits in Python */
+    PYLE_THREAD = -6,  /* not from this thread */
+    PYLE_FORKED = -7,  /* the base belongs to the parent process: reinit() first */
+    PYLE_RANGE = -8,   /* an argument is out of range */
+    PYLE_NOMEM = -9,
+    PYLE_TOOLONG = -10, /* a line is longer than was allowed */
+    PYLE_RUNNING = -11, /* the loop is running already */
+    PYLE_INUSE = -12,   /* the buffer is in the middle of a move */
+    PYLE_FILE = -13,    /* part of the buffer is a file that never comes to memory */
+    PYLE_NONE = -14,    /* there is no such thing (no line yet, nothing found) */
+    PYLE_SIGBASE = -15, /* another base has signals */
+    PYLE_SMALL = -16,   /* the memory given is too small */
+    PYLE_PRIORITY = -17 /* events exist that the new number of priorities has no room for */
+};
+
+/* What a Python callback says. 0 is what cffi returns when an exception (a signal's, most
+ * often) hit before the user's function was entered: it has to be called again. */
+enum pyle_answer { PYLE_RETRY = 0, PYLE_DONE = 1, PYLE_ERROR = 2, PYLE_HANDLED = 3 };
+
+enum pyle_kind { PYLE_EVENT, PYLE_TIMER, PYLE_SIGNAL };
+
+struct pyle_bev;
+struct pyle_listener;
+
+struct pyle_base {
+    struct event_base *base;
+    pthread_mutex_t lock;      /* guards what stands below, and arming against firing */
+    pthread_cond_t idle;       /* inflight went to 0 */
+    int refs;
+    int slot;                  /* where Python finds the table of what is pending */
+    int closed;                /* no use any more; base goes when the loop is out of it */
+    int nolock;                /* EVENT_BASE_FLAG_NOLOCK: one thread only */
+    unsigned fork_gen;         /* of the process that may use it */
+    uintptr_t runner;          /* the thread in pyle_base_loop, or 0 */
+    int raised;                /* a callback raised, the loop is on its way out */
+    int break_requested;       /* a loopbreak that event_base_loop could forget */
+    int inflight;              /* threads in a blocking event_del */
+    int n_signals;             /* armed signal events */
+    int max_priority;          /* the highest that any event here has */
+    int wake[2];               /* Python's wakeup descriptor: [1] is written by its signal handler */
+    int wake_chain;            /* the descriptor that was the wakeup descriptor before, or -1 */
+    struct event wake_event;   /* internal: [0] is readable */
+    struct event kick_event;   /* internal: run on_kick soon, in the loop's thread */
+    struct pyle_bev *bev_grave;           /* closed elsewhere; freed by the loop's thread */
+    struct pyle_listener *listener_grave;
+    struct pyle_bev *bev_resume;          /* views let go of elsewhere: read on */
+    struct pyle_listener *paused;         /* switched off until the exception has left the loop */
+};
+
+struct pyle_event {
+    struct event ev;
+    struct pyle_base *pb;
+    long long token;  /* what holds the Python object in the base's table while pending; 0: not */
+    int kind;
+    int open;
+};
+
+struct pyle_buf {
+    struct evbuffer *buf;      /* NULL once closed */
+    struct pyle_bev *owner;    /* the bufferevent whose buffer it is, NULL: our own, or orphaned */
+    struct pyle_bev *kept;     /* the same, counted, and until the end */
+    int refs;
+    int is_input;
+    uintptr_t user;            /* the thread inside one of our calls, or 0 */
+    int depth;                 /* how many of its calls are on the stack */
+    int closing;               /* free it when depth is 0 again */
+    int exports;               /* memoryviews out */
+    int moving;                /* inside a call, its chains are in the middle of a move */
+    int has_file;              /* holds a sendfile segment */
+    long long token;           /* for its Python callbacks; 0: none */
+    struct evbuffer_cb_entry *cb;
+};
+
+struct pyle_bev {
+    struct bufferevent *bev;   /* NULL once closed */
+    struct pyle_base *pb;
+    long long token;
+    int refs;
+    int options;
+    int is_socket;
+    int own_fd;                /* connect() made the descriptor */
+    int nodelay;
+    int stuck;                 /* reading is held: full, and the last callback took nothing */
+    short held;                /* directions switched off by us, on in the user's eyes */
+    short refused;             /* directions the user switched off */
+    short missed;              /* deferred callbacks that came while refused */
+    short forced;              /* trigger() was called: deliver even if refused */
+    int finishing;             /* close_after_write() */
+    uintptr_t user;            /* as in pyle_buf, unless BEV_OPT_THREADSAFE */
+    int depth;
+    struct bufferevent *locked; /* lock(): what unlock() lets go of */
+    uintptr_t locker;
+    int lock_depth;
+    struct pyle_bev *partner;  /* of a pair, while both are open */
+    struct pyle_buf *input, *output;
+    struct pyle_bev *next;
+    int queued;
+};
+
+struct pyle_listener {
+    struct evconnlistener *lev; /* NULL once closed */
+    struct pyle_base *pb;
+    long long token;
+    int refs;
+    int wanted;                /* the user has it enabled */
+    int paused;                /* on pb->paused */
+    struct event resume_event; /* after a failed accept: try again */
+    int held_fd;               /* accepted, not yet delivered */
+    int held_len;
+    struct sockaddr_storage held_addr;
+    struct pyle_listener *next;
+};
+
+/* base.c */
+extern unsigned pyle_fork_gen;
+extern int pyle_exiting;
+extern __thread int pyle_sync;       /* depth of our calls that may call back, within the loop */
+extern __thread int pyle_sync_raised;
+extern __thread struct pyle_base *pyle_here; /* the base whose loop this thread is in */
+extern __thread char pyle_me;
+#define PYLE_ME ((uintptr_t)&pyle_me)
+
+int pyle_enter_base(struct pyle_base *pb); /* locks; checks use after close, fork, thread */
+void pyle_leave_base(struct pyle_base *pb);
+int pyle_failed(void);                     /* PYLE_SYS or PYLE_FAIL, by errno */
+void pyle_raise(struct pyle_base *pb);     /* a callback raised: stop, or tell the call it is in */
+void pyle_after(struct pyle_base *pb);     /* after each callback: fork, log */
+int pyle_elsewhere(const struct pyle_base *pb); /* the loop runs in another thread */
+void pyle_kick(struct pyle_base *pb);
+void pyle_hold_base(struct pyle_base *pb);
+void pyle_note_priority(struct pyle_base *pb, int priority);
+int pyle_timeval(double seconds, struct timeval *tv); /* < 0: none, returns 0 */
+void pyle_sync_enter(void);
+ssize_t pyle_sync_leave(ssize_t rc);
+
+/* buffer.c */
+struct pyle_buf *pyle_buf_of(struct pyle_bev *pv, int input);
+void pyle_buf_orphan(struct pyle_buf *b, struct evbuffer *buf);
+struct pyle_call {             /* one of our calls on a buffer, between enter and leave */
+    struct pyle_buf *b;
+    struct pyle_bev *pv;       /* whose buffer it is, or NULL, and its struct */
+    struct bufferevent *bev;
+    int locked;
+};
+int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes);
+ssize_t pyle_buf_leave(struct pyle_call *c, ssize_t rc);
+extern int pyle_pins_waiting;
+
+/* bufferevent.c */
+int pyle_bev_check(struct pyle_bev *pv);
+int pyle_bev_claim(struct pyle_bev *pv);
+void pyle_bev_unclaim(struct pyle_bev *pv);
+void pyle_bev_hold(struct pyle_bev *pv, short what);
+void pyle_bev_resume(struct pyle_bev *pv);
+void pyle_bev_free(struct pyle_bev *pv);
+
+/* listener.c */
+extern __thread int pyle_accepting;  /* the descriptor an accept callback was given, -1 once taken */
+void pyle_listener_unpause(struct pyle_base *pb);
+void pyle_listener_free(struct pyle_listener *pl);
+
+/* log.c */
+extern int pyle_log_waiting;
+void pyle_log_init(void);
+
+/* The two pages that cffi reads too: what Python calls, and what calls Python. */
+#include "../cdef/shim.h"
+#include "../cdef/callbacks.h"
+
+#endif

@@ -1,0 +1,517 @@
+"""event2/buffer.h: EvBuffer, a queue of bytes in pieces, and positions in it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from . import _callbacks as cb
+from ._args import FileDescriptor, data, fileno, function
+from ._libevent import ffi, lib
+from .constants import (
+    EVBUFFER_EOL_ANY,
+    EVBUFFER_EOL_CRLF,
+    EVBUFFER_EOL_CRLF_STRICT,
+    EVBUFFER_EOL_LF,
+    EVBUFFER_EOL_NUL,
+    EVBUFFER_PTR_ADD,
+    EVBUFFER_PTR_SET,
+    EolStyle,
+)
+from .errors import CLOSED, NONE, RANGE, SMALL, fail
+
+Bytes = Any  # bytes, bytearray, memoryview: anything with the buffer protocol
+ChangeCallback = Callable[..., object]
+
+# Memory that C copies bytes to for Python to take. A call pops a block and gives it back, so a
+# signal handler or finalizer that comes in between takes another one.
+_BLOCK = 65536
+_new_block = ffi.new_allocator(should_clear_after_alloc=False)
+_blocks: list[Any] = [_new_block("char[]", _BLOCK)]
+_unpack = ffi.unpack
+_EOL_STYLES = {int(style) for style in EolStyle}
+_MAX = (1 << 63) - 1
+_MORE = lib.PYLE_MORE
+
+
+class BufferPosition:
+    """A place in an EvBuffer, in bytes from its front (struct evbuffer_ptr).
+
+    `length` says how many bytes a search found there. It is a number, not a pointer: after the
+    buffer has changed it is the same distance from the new front.
+    """
+
+    __slots__ = ("length", "pos")
+
+    def __init__(self, pos: int, length: int = 0) -> None:
+        self.pos = pos
+        self.length = length
+
+    def __index__(self) -> int:
+        return self.pos
+
+    __int__ = __index__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, (BufferPosition, int)) and self.pos == int(other)
+
+    def __lt__(self, other: BufferPosition | int) -> bool:
+        return self.pos < int(other)
+
+    def __le__(self, other: BufferPosition | int) -> bool:
+        return self.pos <= int(other)
+
+    def __gt__(self, other: BufferPosition | int) -> bool:
+        return self.pos > int(other)
+
+    def __ge__(self, other: BufferPosition | int) -> bool:
+        return self.pos >= int(other)
+
+    def __hash__(self) -> int:
+        return hash(self.pos)
+
+    def __repr__(self) -> str:
+        return f"BufferPosition({self.pos}, length={self.length})"
+
+
+class CallbackEntry:
+    """A callback of an EvBuffer (struct evbuffer_cb_entry), as `EvBuffer.add_cb` returns it."""
+
+    __slots__ = ("_buffer", "active", "args", "callback")
+
+    def __init__(self, buffer: EvBuffer, callback: ChangeCallback, args: tuple[Any, ...]) -> None:
+        self._buffer: EvBuffer | None = buffer
+        self.callback = callback
+        self.args = args
+        self.active = True
+
+    def remove(self) -> None:
+        """Has it not called any more (evbuffer_remove_cb_entry). May be called twice."""
+        buffer, self._buffer = self._buffer, None
+        self.active = False
+        if buffer is not None:
+            buffer._callbacks.remove(self)
+            if not buffer._callbacks:
+                lib.pyle_buf_callbacks(buffer._ptr, 0)
+
+
+class EvBuffer:
+    """Bytes in, bytes out (struct evbuffer): added at the end, removed from the front, without
+    moving what lies between.
+
+    `len(buf)`, `bytes(buf)`, `buf == other` and `what in buf` work. One thread at a time may use
+    it (RuntimeError otherwise), except a buffer of a BEV_OPT_THREADSAFE bufferevent. While a
+    memoryview of it is out it cannot change (BufferError), and the bufferevent whose buffer it is
+    waits. A buffer of a bufferevent ends with that (ClosedError).
+    """
+
+    __slots__ = ("__weakref__", "_callbacks", "_owner", "_ptr", "_token")
+
+    def __init__(self, initial: Bytes = b"") -> None:
+        """Wraps evbuffer_new; `initial` is copied."""
+        ptr = lib.pyle_buf_new()
+        if not ptr:
+            raise MemoryError("evbuffer_new")
+        self._ptr = ffi.gc(ptr, lib.pyle_buf_unref)
+        self._owner: Any = None
+        self._token = 0
+        self._callbacks: list[CallbackEntry] = []
+        if initial != b"":
+            self.add(initial)
+
+    @classmethod
+    def _of(cls, owner: Any, ptr: Any) -> EvBuffer:
+        buffer = cls.__new__(cls)
+        buffer._ptr = ffi.gc(ptr, lib.pyle_buf_unref)
+        buffer._owner = owner
+        buffer._token = 0
+        buffer._callbacks = []
+        return buffer
+
+    # ---- life ----
+
+    @property
+    def ptr(self) -> Any:
+        """The struct evbuffer *, for ffi/lib and other C code; it stays ours to free."""
+        return lib.pyle_buf_ptr(self._ptr) or fail(CLOSED, "evbuffer")
+
+    @property
+    def closed(self) -> bool:
+        """Whether it, or the bufferevent that owns it, was closed."""
+        return not lib.pyle_buf_ptr(self._ptr)
+
+    def close(self) -> None:
+        """Frees it (evbuffer_free); on a buffer of a bufferevent it does nothing. BufferError
+        while a memoryview is out. May be called twice, and in its own callback."""
+        self._check(lib.pyle_buf_close(self._ptr), "evbuffer_free")
+
+    def _check(self, rc: int, function: str) -> int:
+        if rc < 0:
+            fail(rc, function)
+        return rc
+
+    # ---- as a sequence of bytes ----
+
+    def __len__(self) -> int:
+        return self._check(lib.pyle_buf_length(self._ptr), "evbuffer_get_length")
+
+    def __bool__(self) -> bool:
+        return len(self) > 0
+
+    def __bytes__(self) -> bytes:
+        return self.copyout(len(self))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, EvBuffer):
+            return self is other or bytes(self) == bytes(other)
+        if isinstance(other, (bytes, bytearray, memoryview)):
+            return bytes(self) == other
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __contains__(self, what: Bytes) -> bool:
+        return self.search(what) is not None
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<EvBuffer closed at {id(self):#x}>"
+        return f"<EvBuffer {len(self)} bytes at {id(self):#x}>"
+
+    # ---- in ----
+
+    def add(self, data_: Bytes) -> None:
+        """Copies bytes to the end (evbuffer_add)."""
+        source = data_ if type(data_) is bytes else data(data_)
+        rc = lib.pyle_buf_add(self._ptr, source, len(source))
+        if rc < 0:
+            fail(rc, "evbuffer_add")
+
+    def prepend(self, data_: Bytes) -> None:
+        """Copies bytes to the front (evbuffer_prepend)."""
+        source = data(data_)
+        self._check(lib.pyle_buf_prepend(self._ptr, source, len(source)), "evbuffer_prepend")
+
+    def add_printf(self, format_: str | bytes, *args: Any) -> int:
+        """Adds `format % args`, a str as UTF-8; returns how many bytes (evbuffer_add_printf, with
+        Python's formatting)."""
+        text = format_ % args if args else format_ % ()
+        raw = text.encode() if isinstance(text, str) else text
+        self.add(raw)
+        return len(raw)
+
+    def add_reference(self, obj: Bytes) -> None:
+        """Adds an object's memory without a copy; it is held, and must not change, until libevent
+        lets go of it (evbuffer_add_reference)."""
+        memory = ffi.from_buffer("char[]", obj)
+        if len(memory) == 0:
+            return
+        pin = cb.next_token()
+        cb.pins[pin] = memory
+        rc = lib.pyle_buf_add_reference(self._ptr, memory, len(memory), pin)
+        if rc < 0:
+            cb.pins.pop(pin, None)
+            fail(rc, "evbuffer_add_reference")
+
+    def add_file(self, file: FileDescriptor, offset: int = 0, length: int = -1) -> None:
+        """Adds part of a file; -1: to its end (evbuffer_file_segment_new).
+
+        The descriptor is duplicated, so the file may be closed. On the output of a socket it goes
+        out by sendfile and never comes to memory; elsewhere it is read now.
+        """
+        if offset < 0 or length < -1:
+            raise ValueError("offset and length must not be negative")
+        fd = os.dup(fileno(file))
+        rc = lib.pyle_buf_add_file(self._ptr, fd, offset, length)
+        self._check(rc, "evbuffer_add_file")
+
+    def expand(self, n: int) -> None:
+        """Makes room for n more bytes in one piece (evbuffer_expand)."""
+        self._check(lib.pyle_buf_expand(self._ptr, _size(n)), "evbuffer_expand")
+
+    @property
+    def contiguous_space(self) -> int:
+        """How many bytes lie in one piece at the front (evbuffer_get_contiguous_space)."""
+        return self._check(lib.pyle_buf_contiguous(self._ptr), "evbuffer_get_contiguous_space")
+
+    # ---- between buffers ----
+
+    def add_buffer(self, source: EvBuffer) -> None:
+        """Moves all of another buffer to the end of this one (evbuffer_add_buffer)."""
+        self._check(lib.pyle_buf_add_buffer(self._ptr, _ptr(source)), "evbuffer_add_buffer")
+
+    def prepend_buffer(self, source: EvBuffer) -> None:
+        """Moves all of another buffer to the front of this one (evbuffer_prepend_buffer)."""
+        rc = lib.pyle_buf_prepend_buffer(self._ptr, _ptr(source))
+        self._check(rc, "evbuffer_prepend_buffer")
+
+    def remove_buffer(self, destination: EvBuffer, n: int) -> int:
+        """Moves up to n bytes from the front to the end of another buffer, without copying whole
+        pieces; returns how many (evbuffer_remove_buffer)."""
+        rc = lib.pyle_buf_remove_buffer(self._ptr, _ptr(destination), _size(n))
+        return self._check(rc, "evbuffer_remove_buffer")
+
+    # ---- out ----
+
+    def remove(self, n: int = -1) -> bytes:
+        """Takes up to n bytes from the front; -1: all (evbuffer_remove)."""
+        if n < 0 or n > _BLOCK:
+            n = min(len(self) if n == -1 else _size(n), len(self))
+        return self._take(lib.pyle_buf_remove, n, "evbuffer_remove")
+
+    def _take(self, call: Callable[..., int], n: int, function: str, *position: int) -> bytes:
+        block = _pop_block(n)
+        rc = call(self._ptr, *position, block, n)
+        if rc < 0:
+            fail(rc, function)
+        result: bytes = _unpack(block, rc)
+        if n <= _BLOCK:
+            _blocks.append(block)
+        return result
+
+    def remove_into(self, destination: Any) -> int:
+        """Fills a writable object, a bytearray for one, from the front; returns how many bytes
+        (evbuffer_remove)."""
+        memory = ffi.from_buffer("char[]", destination, require_writable=True)
+        return self._check(
+            lib.pyle_buf_remove(self._ptr, memory, len(memory)), "evbuffer_remove"
+        )
+
+    def drain(self, n: int) -> None:
+        """Drops up to n bytes from the front (evbuffer_drain)."""
+        self._check(lib.pyle_buf_drain(self._ptr, _size(n)), "evbuffer_drain")
+
+    def copyout(self, n: int) -> bytes:
+        """Up to n bytes from the front, which stay (evbuffer_copyout)."""
+        return self.copyout_from(0, n)
+
+    def copyout_from(self, position: BufferPosition | int, n: int) -> bytes:
+        """Up to n bytes from a position on, which stay (evbuffer_copyout_from)."""
+        n = min(_size(n), len(self))
+        return self._take(lib.pyle_buf_copyout, n, "evbuffer_copyout_from", _position(position))
+
+    def readln(
+        self, eol: int = EVBUFFER_EOL_ANY, max_length: int | None = None
+    ) -> bytes | None:
+        """Takes the next line, without its end; None: no whole line is there yet
+        (evbuffer_readln).
+
+        LineTooLong, and nothing removed, if the line, or what there is of it, is longer than
+        max_length bytes. EVBUFFER_EOL_ANY takes any run of CR and LF as one end.
+        """
+        if eol not in _EOL_STYLES:
+            raise ValueError(f"unknown eol style: {eol!r}")
+        try:
+            block = _blocks.pop()
+        except IndexError:
+            block = _new_block("char[]", _BLOCK)
+        limit = -1 if max_length is None else max_length
+        n = lib.pyle_buf_readln(self._ptr, block, _BLOCK, eol, limit)
+        if n >= 0:
+            line: bytes = _unpack(block, n)
+            _blocks.append(block)
+            return line
+        _blocks.append(block)
+        if n == NONE:
+            return None
+        if n == SMALL:
+            size = len(self)
+            block = _new_block("char[]", size)
+            n = lib.pyle_buf_readln(self._ptr, block, size, eol, limit)
+        return bytes(_unpack(block, self._check(n, "evbuffer_readln")))
+
+    def readlines(
+        self, eol: int = EVBUFFER_EOL_LF, max_length: int | None = None
+    ) -> list[bytes]:
+        """Takes every whole line that is there, without their ends, in one step.
+
+        Lines longer than max_length bytes: LineTooLong once such a line is the first.
+        """
+        split = _SPLIT.get(eol)
+        if split is None:
+            raise ValueError(f"unknown eol style: {eol!r}")
+        limit = -1 if max_length is None else max_length
+        lines: list[bytes] = []
+        size = _BLOCK
+        while True:
+            block = _pop_block(size)
+            n = lib.pyle_buf_readlines(self._ptr, block, size, eol, limit)
+            if n >= 0:
+                lines += split(_unpack(block, n & ~_MORE))
+            if size == _BLOCK:
+                _blocks.append(block)
+            if n == SMALL or n >= _MORE:  # not all of them fitted
+                size = max(_BLOCK, len(self))
+            elif n >= 0 or lines or n == NONE:
+                return lines
+            else:
+                fail(n, "evbuffer_readln")
+
+    # ---- looking ----
+
+    def search(
+        self,
+        what: Bytes,
+        start: BufferPosition | int | None = None,
+        end: BufferPosition | int | None = None,
+    ) -> BufferPosition | None:
+        """Where `what` is, from start on and before end; None: it is not (evbuffer_search_range)."""
+        needle = data(what)
+        first = 0 if start is None else _position(start)
+        last = -1 if end is None else _position(end)
+        if len(needle) == 0:
+            if first > len(self) or last > len(self):
+                fail(RANGE, "evbuffer_search")
+            return BufferPosition(first) if last < 0 or first <= last else None
+        rc = lib.pyle_buf_search(self._ptr, needle, len(needle), first, last)
+        if rc == NONE:
+            return None
+        return BufferPosition(self._check(rc, "evbuffer_search"), len(needle))
+
+    def search_eol(
+        self, start: BufferPosition | int | None = None, eol: int = EVBUFFER_EOL_ANY
+    ) -> BufferPosition | None:
+        """Where the next line end is; its `length` is that of the end (evbuffer_search_eol)."""
+        if eol not in _EOL_STYLES:
+            raise ValueError(f"unknown eol style: {eol!r}")
+        length = ffi.new("size_t *")
+        first = 0 if start is None else _position(start)
+        rc = lib.pyle_buf_search_eol(self._ptr, first, eol, length)
+        if rc == NONE:
+            return None
+        return BufferPosition(self._check(rc, "evbuffer_search_eol"), length[0])
+
+    def ptr_set(
+        self, position: BufferPosition | int, how: int = EVBUFFER_PTR_SET, start: int = 0
+    ) -> BufferPosition:
+        """A position in this buffer; with EVBUFFER_PTR_ADD, that far after `start`
+        (evbuffer_ptr_set). ValueError if it is past the end."""
+        if how not in (EVBUFFER_PTR_SET, EVBUFFER_PTR_ADD):
+            raise ValueError(f"unknown how: {how!r}")
+        pos = _position(position) + (int(start) if how == EVBUFFER_PTR_ADD else 0)
+        if pos > len(self):
+            fail(RANGE, "evbuffer_ptr_set")
+        return BufferPosition(pos)
+
+    def pullup(self, n: int = -1) -> memoryview:
+        """Brings the first n bytes into one piece, -1: all, and shows them without a copy
+        (evbuffer_pullup). ValueError if there are fewer."""
+        piece = ffi.new("struct evbuffer_iovec *")
+        count = self._check(
+            lib.pyle_buf_pullup(self._ptr, -1 if n == -1 else _size(n), piece), "evbuffer_pullup"
+        )
+        return self._view(piece) if count else memoryview(b"")
+
+    def peek(self, n: int = -1, start: BufferPosition | int | None = None) -> list[memoryview]:
+        """Shows n bytes, -1: all, from start on, as they lie in pieces, without a copy
+        (evbuffer_peek)."""
+        first = 0 if start is None else _position(start)
+        room = 8
+        while True:
+            pieces = ffi.new("struct evbuffer_iovec[]", room)
+            rc = lib.pyle_buf_peek(self._ptr, first, -1 if n == -1 else _size(n), pieces, room)
+            count = self._check(rc, "evbuffer_peek")
+            if count <= room:
+                return [self._view(pieces + i) for i in range(count)]
+            room = count
+
+    def _view(self, piece: Any) -> memoryview:
+        release = functools.partial(lib.pyle_buf_release_view, self._ptr)
+        memory = ffi.gc(ffi.cast("char *", piece.iov_base), release)
+        return memoryview(ffi.buffer(memory, piece.iov_len)).toreadonly()
+
+    # ---- descriptors ----
+
+    def read(self, fd: FileDescriptor, n: int = -1) -> int:
+        """Reads up to n bytes from a descriptor, -1: what libevent takes at once; returns how
+        many, 0 at the end of file (evbuffer_read). OSError, BlockingIOError if none are there."""
+        rc = lib.pyle_buf_read(self._ptr, fileno(fd), -1 if n == -1 else min(_size(n), 0x7FFFFFFF))
+        return self._check(rc, "evbuffer_read")
+
+    def write(self, fd: FileDescriptor, n: int = -1) -> int:
+        """Writes up to n bytes, -1: all, to a descriptor, and removes what was written; returns
+        how many (evbuffer_write_atmost). OSError, BlockingIOError if it takes none."""
+        rc = lib.pyle_buf_write(self._ptr, fileno(fd), -1 if n == -1 else _size(n))
+        return self._check(rc, "evbuffer_write")
+
+    # ---- guards and callbacks ----
+
+    def freeze(self, at_front: bool) -> None:
+        """Forbids removing from the front, or adding at the end (evbuffer_freeze): such calls
+        raise LibeventError."""
+        self._check(lib.pyle_buf_freeze(self._ptr, bool(at_front), 1), "evbuffer_freeze")
+
+    def unfreeze(self, at_front: bool) -> None:
+        """Allows it again (evbuffer_unfreeze)."""
+        self._check(lib.pyle_buf_freeze(self._ptr, bool(at_front), 0), "evbuffer_unfreeze")
+
+    def add_cb(self, callback: ChangeCallback, *args: Any) -> CallbackEntry:
+        """Has callback(buf, orig_size, n_added, n_deleted, *args) called after each change
+        (evbuffer_add_cb). It may change the buffer, or close it.
+
+        What it raises leaves the call that made the change, or the loop if libevent made it.
+        """
+        entry = CallbackEntry(self, function(callback), args)
+        self._callbacks.append(entry)
+        if not self._token:
+            self._token = cb.next_token()
+            cb.buffers[self._token] = self
+        rc = lib.pyle_buf_callbacks(self._ptr, self._token)
+        if rc < 0:
+            self._callbacks.remove(entry)
+            fail(rc, "evbuffer_add_cb")
+        return entry
+
+
+def _pop_block(n: int) -> Any:
+    if n <= _BLOCK:
+        try:
+            return _blocks.pop()
+        except IndexError:
+            n = _BLOCK
+    return _new_block("char[]", n)
+
+
+def _size(n: int) -> int:
+    if not 0 <= n <= _MAX:
+        raise ValueError(f"not a number of bytes: {n!r}")
+    return n
+
+
+def _position(position: BufferPosition | int) -> int:
+    pos = position.pos if isinstance(position, BufferPosition) else int(position)
+    if not 0 <= pos <= _MAX:
+        raise ValueError(f"not a position: {pos!r}")
+    return pos
+
+
+def _ptr(buffer: EvBuffer) -> Any:
+    if not isinstance(buffer, EvBuffer):
+        raise TypeError(f"expected an EvBuffer, not {type(buffer).__name__}")
+    return buffer._ptr
+
+
+def _split_by(end: bytes) -> Callable[[bytes], list[bytes]]:
+    def split(raw: bytes) -> list[bytes]:
+        lines = raw.split(end)
+        lines.pop()  # what follows the last end: nothing
+        return lines
+
+    return split
+
+
+def _split_crlf(raw: bytes) -> list[bytes]:
+    return [line[:-1] if line.endswith(b"\r") else line for line in raw.split(b"\n")[:-1]]
+
+
+_ANY = re.compile(rb"[\r\n]+")
+_SPLIT: dict[int, Callable[[bytes], list[bytes]]] = {
+    EVBUFFER_EOL_ANY: lambda raw: _ANY.split(raw)[:-1],
+    EVBUFFER_EOL_CRLF: _split_crlf,
+    EVBUFFER_EOL_CRLF_STRICT: _split_by(b"\r\n"),
+    EVBUFFER_EOL_LF: _split_by(b"\n"),
+    EVBUFFER_EOL_NUL: _split_by(b"\0"),
+}

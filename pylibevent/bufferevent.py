@@ -1,0 +1,421 @@
+"""event2/bufferevent.h: BufferEvent, a socket or a pair with buffers and callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from socket import AF_UNSPEC, gaierror
+from socket import socket as Socket
+from types import TracebackType
+from typing import Any
+
+from . import _callbacks as cb
+from ._args import Address, FileDescriptor, Seconds, data, fileno, function, seconds, sockaddr
+from ._libevent import ffi, lib
+from .buffer import Bytes, EvBuffer, _ptr
+from .constants import (
+    BEV_NORMAL,
+    BEV_OPT_CLOSE_ON_FREE,
+    BEV_OPT_DEFER_CALLBACKS,
+    BEV_OPT_UNLOCK_CALLBACKS,
+    EV_READ,
+    EV_WRITE,
+    BufferEventOptions,
+    EventFlags,
+    TriggerOptions,
+)
+from .errors import CLOSED, NONE, fail, os_error
+from .event import EventBase
+
+Callback = Callable[..., object]
+
+_ALL_OPTIONS = sum(BufferEventOptions)
+
+
+class BufferEvent:
+    """A connection with an input and an output buffer (struct bufferevent).
+
+    Made by `socket` or `pair`. libevent reads into the input and calls the read callback, and
+    writes what is in the output. While it is open its base keeps it alive. Its methods belong to
+    the loop's thread (RuntimeError from another one while the loop runs), unless it was made with
+    BEV_OPT_THREADSAFE.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_args",
+        "_base",
+        "_error",
+        "_event",
+        "_input",
+        "_output",
+        "_partner",
+        "_ptr",
+        "_read",
+        "_token",
+        "_write",
+    )
+
+    def __init__(self) -> None:
+        raise TypeError("use BufferEvent.socket(...) or BufferEvent.pair(...)")
+
+    @classmethod
+    def _new(cls, base: EventBase) -> BufferEvent:
+        if not isinstance(base, EventBase):
+            raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
+        self = cls.__new__(cls)
+        self._token = cb.next_token()
+        self._base = base
+        self._args: tuple[Any, ...] = ()
+        self._read = self._write = self._event = None
+        self._input = self._output = self._partner = None
+        self._error = 0
+        ptr = lib.pyle_bev_new(base._ptr, self._token)
+        if not ptr:
+            raise MemoryError("bufferevent_socket_new")
+        self._ptr = ffi.gc(ptr, lib.pyle_bev_unref)
+        return self
+
+    @classmethod
+    def socket(
+        cls,
+        base: EventBase,
+        fd: FileDescriptor | None = None,
+        options: int = BEV_OPT_CLOSE_ON_FREE,
+        nodelay: bool = True,
+    ) -> BufferEvent:
+        """Wraps a stream socket (bufferevent_socket_new), or none yet: see `connect`.
+
+        fd is made non-blocking. A socket.socket is taken over: it is detached and, whatever the
+        options, closed with the bufferevent; a plain number is closed if BEV_OPT_CLOSE_ON_FREE is
+        set. TCP sockets get TCP_NODELAY; nodelay=False leaves them as C does.
+        """
+        _check_options(options)
+        taken = isinstance(fd, Socket)
+        if taken:
+            options |= BEV_OPT_CLOSE_ON_FREE
+        self = cls._new(base)
+        number = -1 if fd is None else fileno(fd)
+        rc = lib.pyle_bev_socket(self._ptr, number, int(options), bool(nodelay))
+        if rc < 0:
+            cb.drain_log()
+            fail(rc, "bufferevent_socket_new")
+        if isinstance(fd, Socket):
+            fd.detach()
+        base._table[self._token] = self
+        return self
+
+    @classmethod
+    def pair(cls, base: EventBase, options: int = 0) -> tuple[BufferEvent, BufferEvent]:
+        """Two that are joined: what is written to one is read from the other
+        (bufferevent_pair_new). Their callbacks are always deferred."""
+        _check_options(options)
+        first, second = cls._new(base), cls._new(base)
+        rc = lib.pyle_bev_pair(first._ptr, second._ptr, int(options))
+        if rc < 0:
+            fail(rc, "bufferevent_pair_new")
+        first._partner, second._partner = second, first
+        base._table[first._token] = first
+        base._table[second._token] = second
+        return first, second
+
+    # ---- life ----
+
+    @property
+    def ptr(self) -> Any:
+        """The struct bufferevent *, for ffi/lib and other C code; it stays ours to free."""
+        return lib.pyle_bev_ptr(self._ptr) or fail(CLOSED, "bufferevent")
+
+    @property
+    def closed(self) -> bool:
+        """Whether it, or its base, was closed."""
+        return not lib.pyle_bev_ptr(self._ptr)
+
+    @property
+    def base(self) -> EventBase:
+        """The base it belongs to (bufferevent_get_base)."""
+        return self._base
+
+    def close(self) -> None:
+        """Frees it, and closes the socket, now (bufferevent_free). Output not yet written is
+        dropped: see `close_after_write`. May be called twice, and in its own callbacks."""
+        self._check(lib.pyle_bev_close(self._ptr, 0), "bufferevent_free")
+        self._base._table.pop(self._token, None)
+        self._forget()
+
+    def close_after_write(self) -> None:
+        """Closes it once all output is written, or cannot be. It reads no more, its callbacks are
+        not called again, and no method but `close` may be used from now on."""
+        if self._check(lib.pyle_bev_finish(self._ptr), "bufferevent_enable"):
+            self.close()
+        else:
+            self._read = self._write = self._event = None
+            self._args = ()
+
+    def _close_with_base(self) -> None:
+        lib.pyle_bev_close(self._ptr, 1)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._read = self._write = self._event = None
+        self._args = ()
+        partner, self._partner = self._partner, None
+        if partner is not None:
+            partner._partner = None
+        self._input = self._output = None
+
+    def __enter__(self) -> BufferEvent:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check(self, rc: int, function: str) -> int:
+        if rc < 0:
+            cb.drain_log()
+            fail(rc, function)
+        return rc
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<BufferEvent closed at {id(self):#x}>"
+        return f"<BufferEvent fd={lib.bufferevent_getfd(self.ptr)} at {id(self):#x}>"
+
+    # ---- callbacks ----
+
+    def setcb(
+        self,
+        read: Callback | None = None,
+        write: Callback | None = None,
+        event: Callback | None = None,
+        *args: Any,
+    ) -> None:
+        """Sets the callbacks, None for none: read(bev, *args) when there is input,
+        write(bev, *args) when the output is down to its low watermark, event(bev, what, *args)
+        with the BEV_EVENT_* of what else happened (bufferevent_setcb)."""
+        for name, value in (("read", read), ("write", write), ("event", event)):
+            if value is not None:
+                function(value, name)
+        rc = lib.pyle_bev_setcb(
+            self._ptr, read is not None, write is not None, event is not None
+        )
+        self._check(rc, "bufferevent_setcb")
+        self._read, self._write, self._event, self._args = read, write, event, args
+
+    def getcb(
+        self,
+    ) -> tuple[Callback | None, Callback | None, Callback | None, tuple[Any, ...]]:
+        """The callbacks that are set, and their arguments (bufferevent_getcb)."""
+        return self._read, self._write, self._event, self._args
+
+    def trigger(self, what: int, options: int = 0) -> None:
+        """Has the read or write callback called, EV_READ, EV_WRITE or both, if the watermarks
+        allow or BEV_TRIG_IGNORE_WATERMARKS is given (bufferevent_trigger)."""
+        _check_trigger(options)
+        self._check(lib.pyle_bev_trigger(self._ptr, int(what), int(options)), "bufferevent_trigger")
+
+    def trigger_event(self, what: int, options: int = 0) -> None:
+        """Has the event callback called with these BEV_EVENT_* (bufferevent_trigger_event)."""
+        _check_trigger(options)
+        if not 0 < what <= 0xFF:
+            raise ValueError(f"unknown events: {what!r}")
+        rc = lib.pyle_bev_trigger_event(self._ptr, int(what), int(options))
+        self._check(rc, "bufferevent_trigger_event")
+
+    @property
+    def error(self) -> OSError | MemoryError | None:
+        """What the last BEV_EVENT_ERROR was about; None if it told no errno
+        (EVUTIL_SOCKET_ERROR)."""
+        return os_error(self._error, "bufferevent") if self._error else None
+
+    # ---- switching on and off ----
+
+    def enable(self, what: int) -> None:
+        """Starts reading (EV_READ) or writing (EV_WRITE) (bufferevent_enable). A new one
+        writes and does not read."""
+        self._check(lib.pyle_bev_enable(self._ptr, int(what)), "bufferevent_enable")
+
+    def disable(self, what: int) -> None:
+        """Stops it (bufferevent_disable). A deferred callback for it waits for `enable`."""
+        self._check(lib.pyle_bev_disable(self._ptr, int(what)), "bufferevent_disable")
+
+    @property
+    def enabled(self) -> EventFlags:
+        """What is switched on (bufferevent_get_enabled)."""
+        rc = lib.pyle_bev_enabled(self._ptr)
+        return EventFlags(self._check(rc, "bufferevent_get_enabled"))
+
+    def set_timeouts(self, read: Seconds | None = None, write: Seconds | None = None) -> None:
+        """Seconds without input, or without progress in writing, after which the event callback
+        is called with BEV_EVENT_TIMEOUT and that direction is disabled; None or 0: no limit
+        (bufferevent_set_timeouts)."""
+        rc = lib.pyle_bev_set_timeouts(self._ptr, seconds(read), seconds(write))
+        self._check(rc, "bufferevent_set_timeouts")
+
+    def setwatermark(self, what: int, low: int = 0, high: int = 0) -> None:
+        """Sets watermarks in bytes, for EV_READ, EV_WRITE or both (bufferevent_setwatermark).
+
+        Reading: the callback is called from `low` on, and no more is read at `high` (0: no
+        limit). At `high`, if the callback takes nothing, it is called again once something was
+        taken and more has come. Writing: the callback is called at `low` or less.
+        """
+        if low < 0 or high < 0:
+            raise ValueError("watermarks must not be negative")
+        rc = lib.pyle_bev_setwatermark(self._ptr, int(what), low, high)
+        self._check(rc, "bufferevent_setwatermark")
+
+    def getwatermark(self, what: int) -> tuple[int, int]:
+        """The (low, high) watermarks of EV_READ or EV_WRITE (bufferevent_getwatermark)."""
+        low, high = ffi.new("size_t *"), ffi.new("size_t *")
+        rc = lib.pyle_bev_getwatermark(self._ptr, int(what), low, high)
+        self._check(rc, "bufferevent_getwatermark")
+        return low[0], high[0]
+
+    @property
+    def priority(self) -> int:
+        """The priority of its events (bufferevent_get_priority, bufferevent_priority_set);
+        settable for sockets."""
+        return self._check(lib.pyle_bev_get_priority(self._ptr), "bufferevent_get_priority")
+
+    @priority.setter
+    def priority(self, priority: int) -> None:
+        rc = lib.pyle_bev_set_priority(self._ptr, priority)
+        self._check(rc, "bufferevent_priority_set")
+
+    # ---- data ----
+
+    @property
+    def input(self) -> EvBuffer:
+        """What was read and not yet taken (bufferevent_get_input); ends with the bufferevent."""
+        buffer: EvBuffer | None = self._input
+        if buffer is None:
+            buffer = self._input = self._buffer(1)
+        return buffer
+
+    @property
+    def output(self) -> EvBuffer:
+        """What is to be written (bufferevent_get_output); ends with the bufferevent."""
+        buffer: EvBuffer | None = self._output
+        if buffer is None:
+            buffer = self._output = self._buffer(0)
+        return buffer
+
+    def _buffer(self, is_input: int) -> EvBuffer:
+        ptr = lib.pyle_bev_buffer(self._ptr, is_input)
+        if not ptr:
+            if self.closed:
+                fail(CLOSED, "bufferevent_get_input" if is_input else "bufferevent_get_output")
+            raise MemoryError("bufferevent_get_input")
+        return EvBuffer._of(self, ptr)
+
+    def write(self, data_: Bytes) -> None:
+        """Adds bytes to the output (bufferevent_write)."""
+        source = data_ if type(data_) is bytes else data(data_)
+        rc = lib.pyle_bev_write(self._ptr, source, len(source))
+        if rc < 0:
+            fail(rc, "bufferevent_write")
+
+    def write_buffer(self, buffer: EvBuffer) -> None:
+        """Moves all of a buffer to the output, without copying (bufferevent_write_buffer)."""
+        rc = lib.pyle_bev_write_buffer(self._ptr, _ptr(buffer))
+        self._check(rc, "bufferevent_write_buffer")
+
+    def read(self, n: int = -1) -> bytes:
+        """Takes up to n bytes of the input, -1: all (bufferevent_read)."""
+        return self.input.remove(n)
+
+    def read_buffer(self, buffer: EvBuffer) -> None:
+        """Moves all of the input to the end of a buffer, without copying
+        (bufferevent_read_buffer)."""
+        rc = lib.pyle_bev_read_buffer(self._ptr, _ptr(buffer))
+        self._check(rc, "bufferevent_read_buffer")
+
+    def flush(self, what: int, mode: int = BEV_NORMAL) -> bool:
+        """Moves what it can move now; whether it moved anything (bufferevent_flush). Of use for
+        pairs and filters: for a socket it does nothing, see `close_after_write`."""
+        if what & ~(EV_READ | EV_WRITE) or mode not in (0, 1, 2):
+            raise ValueError(f"unknown what or mode: {what!r}, {mode!r}")
+        return bool(
+            self._check(lib.pyle_bev_flush(self._ptr, int(what), int(mode)), "bufferevent_flush")
+        )
+
+    # ---- sockets and pairs ----
+
+    @property
+    def fd(self) -> int:
+        """The socket's descriptor, -1 if there is none (bufferevent_getfd, bufferevent_setfd).
+
+        Setting it neither closes the old one nor forgets the buffers.
+        """
+        rc = lib.pyle_bev_fd(self._ptr)
+        return -1 if rc == NONE else self._check(rc, "bufferevent_getfd")
+
+    @fd.setter
+    def fd(self, fd: FileDescriptor) -> None:
+        self._check(lib.pyle_bev_setfd(self._ptr, fileno(fd)), "bufferevent_setfd")
+
+    @property
+    def partner(self) -> BufferEvent | None:
+        """The other one of a pair; None for a socket, or when it is closed
+        (bufferevent_pair_get_partner)."""
+        partner: BufferEvent | None = self._partner
+        return partner
+
+    def connect(self, address: Address, family: int | None = None) -> None:
+        """Starts to connect: to (host, port), or to the path of a unix socket; makes a socket if
+        there is none (bufferevent_socket_connect).
+
+        The event callback is called with BEV_EVENT_CONNECTED or BEV_EVENT_ERROR (see `error`);
+        what fails at once raises OSError. A host name is looked up first, which blocks.
+        """
+        where, length = sockaddr(address, family)
+        rc = lib.pyle_bev_connect(self._ptr, where, length)
+        self._check(rc, "bufferevent_socket_connect")
+
+    def connect_hostname(self, host: str, port: int, family: int = AF_UNSPEC) -> None:
+        """Looks a host up, in libevent and blocking, and starts to connect
+        (bufferevent_socket_connect_hostname). A failed look-up calls the event callback with
+        BEV_EVENT_ERROR, and `dns_error` tells why."""
+        if not 0 < port <= 0xFFFF:
+            raise ValueError(f"port must be from 1 to 65535, not {port}")
+        rc = lib.pyle_bev_connect_hostname(self._ptr, int(family), host.encode("idna"), port)
+        self._check(rc, "bufferevent_socket_connect_hostname")
+
+    @property
+    def dns_error(self) -> gaierror | None:
+        """Why the last look-up failed, or None (bufferevent_socket_get_dns_error)."""
+        rc = lib.pyle_bev_dns_error(self._ptr)
+        code = -self._check(rc, "bufferevent_socket_get_dns_error")
+        if code == 0:
+            return None
+        return gaierror(code, str(ffi.string(lib.evutil_gai_strerror(code)), "ascii"))
+
+    # ---- locking ----
+
+    @contextmanager
+    def lock(self) -> Iterator[BufferEvent]:
+        """Holds the lock of a BEV_OPT_THREADSAFE one for a with statement (bufferevent_lock)."""
+        self._check(lib.pyle_bev_lock(self._ptr), "bufferevent_lock")
+        try:
+            yield self
+        finally:
+            self._check(lib.pyle_bev_unlock(self._ptr), "bufferevent_unlock")
+
+
+def _check_options(options: int) -> None:
+    if not 0 <= options <= _ALL_OPTIONS:
+        raise ValueError(f"unknown options: {options!r}")
+    if options & BEV_OPT_UNLOCK_CALLBACKS and not options & BEV_OPT_DEFER_CALLBACKS:
+        raise ValueError("BEV_OPT_UNLOCK_CALLBACKS needs BEV_OPT_DEFER_CALLBACKS")
+
+
+def _check_trigger(options: int) -> None:
+    if options & ~sum(TriggerOptions):
+        raise ValueError(f"unknown options: {options!r}")
+
+

@@ -1,0 +1,645 @@
+"""event2/event.h: the loop (EventBase, EventConfig) and its events (Event, Timer, Signal)."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal as _signal
+import threading
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from . import _callbacks as cb
+from ._args import FileDescriptor, Seconds, fileno, function, seconds
+from ._libevent import ffi, lib
+from .constants import (
+    EV_PERSIST,
+    EV_SIGNAL,
+    EV_TIMEOUT,
+    EVLOOP_NONBLOCK,
+    BaseFlags,
+    CountFlags,
+    EventFlags,
+    LoopFlags,
+    MethodFeatures,
+)
+from .errors import CLOSED, RAISED, RUNNING, LibeventError, fail, stashed, unraisable
+
+ExceptionHandler = Callable[[Exception, Any], object]
+
+_EVENT_TYPE = ffi.typeof("struct pyle_event *")
+_EVENT, _TIMER, _SIGNAL = range(3)
+_LOOP_FLAGS = sum(LoopFlags)
+
+
+def version() -> str:
+    """The version of the libevent in use (event_get_version)."""
+    return str(ffi.string(lib.event_get_version()), "ascii")
+
+
+def header_version() -> str:
+    """The version of the libevent headers that this package was built with (LIBEVENT_VERSION)."""
+    number = lib.LIBEVENT_VERSION_NUMBER
+    return f"{number >> 24}.{number >> 16 & 0xFF}.{number >> 8 & 0xFF}"
+
+
+def supported_methods() -> list[str]:
+    """The backends of this libevent, the best first (event_get_supported_methods)."""
+    names = lib.event_get_supported_methods()
+    methods = []
+    while names[len(methods)]:
+        methods.append(str(ffi.string(names[len(methods)]), "ascii"))
+    return methods
+
+
+class EventConfig:
+    """What an EventBase is to be like (struct event_config).
+
+    It may be used for any number of bases; it is freed with the object.
+    """
+
+    __slots__ = ("__weakref__", "_nolock", "_ptr")
+
+    def __init__(self) -> None:
+        """Wraps event_config_new."""
+        config = lib.event_config_new()
+        if not config:
+            raise MemoryError("event_config_new")
+        self._ptr = ffi.gc(config, lib.event_config_free)
+        self._nolock = False
+
+    @property
+    def ptr(self) -> Any:
+        """The struct event_config *, valid as long as this object."""
+        return self._ptr
+
+    def avoid_method(self, method: str) -> None:
+        """Leaves a backend out, "epoll" for one (event_config_avoid_method)."""
+        if lib.event_config_avoid_method(self._ptr, method.encode()) < 0:
+            raise MemoryError("event_config_avoid_method")
+
+    def require_features(self, features: int) -> None:
+        """Asks for a backend with all of these EV_FEATURE_* (event_config_require_features)."""
+        if not 0 <= features <= sum(MethodFeatures):
+            raise ValueError(f"unknown features: {features!r}")
+        if lib.event_config_require_features(self._ptr, features) < 0:
+            raise LibeventError("event_config_require_features: failed")
+
+    def set_flag(self, flag: int) -> None:
+        """Sets EVENT_BASE_FLAG_* flags (event_config_set_flag).
+
+        With EVENT_BASE_FLAG_NOLOCK a base belongs to one thread: while its loop runs, a call from
+        another one raises RuntimeError.
+        """
+        if not 0 <= flag <= sum(BaseFlags):
+            raise ValueError(f"unknown flags: {flag!r}")
+        if lib.event_config_set_flag(self._ptr, flag) < 0:
+            raise LibeventError("event_config_set_flag: failed")
+        if flag & lib.EVENT_BASE_FLAG_NOLOCK:
+            self._nolock = True
+
+    def set_num_cpus_hint(self, cpus: int) -> None:
+        """Tells how many processors to use, on Windows (event_config_set_num_cpus_hint)."""
+        if lib.event_config_set_num_cpus_hint(self._ptr, cpus) < 0:
+            raise LibeventError("event_config_set_num_cpus_hint: failed")
+
+
+class EventBase:
+    """An event loop (struct event_base). Also a context manager, which closes it.
+
+    It keeps what is pending: added events, open bufferevents and listeners live on when the
+    program drops them. `close()` closes them all. Its methods may be called from any thread.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_is_closed",
+        "_last_signal",
+        "_later",
+        "_ptr",
+        "_slot",
+        "_table",
+        "exception_handler",
+    )
+
+    exception_handler: ExceptionHandler | None
+    """Called as fn(exception, source) with what a callback raised, if it is an Exception, instead
+    of ending the loop; source is the Event, BufferEvent or Listener. What it raises itself leaves
+    `dispatch()`. None, the default: whatever a callback raises leaves `dispatch()`."""
+
+    def __init__(self, config: EventConfig | None = None) -> None:
+        """Wraps event_base_new_with_config. Raises OSError when descriptors run out."""
+        self._is_closed = True
+        if config is not None and not isinstance(config, EventConfig):
+            raise TypeError(f"config must be an EventConfig, not {type(config).__name__}")
+        self._table: dict[int, Any] = {}  # token: what is pending
+        self._later: list[BaseException] = []  # raised by the next loop
+        self._last_signal: Signal | None = None
+        self.exception_handler = None
+        self._slot = _take_slot()
+        ptr = lib.pyle_base_new(self._slot)
+        if not ptr:
+            raise MemoryError("event_base_new")
+        ptr = ffi.gc(ptr, lib.pyle_base_unref)
+        rc = lib.pyle_base_open(
+            ptr, config._ptr if config else ffi.NULL, bool(config and config._nolock)
+        )
+        cb.drain_log()
+        if rc < 0:
+            fail(rc, "event_base_new_with_config" if config else "event_base_new")
+        self._ptr = ptr  # stays after close(): events that outlive the base look at it
+        self._is_closed = False
+        cb.bases[self._slot] = self
+
+    # ---- life ----
+
+    @property
+    def ptr(self) -> Any:
+        """The struct event_base *, for ffi/lib and other C code; it stays ours to free."""
+        return lib.pyle_base_ptr(self._ptr) or fail(CLOSED, "event_base")
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._is_closed
+
+    def close(self) -> None:
+        """Frees the base, after closing all that it holds (event_base_free).
+
+        In a callback, or while the loop runs in another thread, nothing may be used from now on,
+        and the loop ends and frees it. May be called twice.
+        """
+        if not self._is_closed:
+            self._is_closed = True
+            if not lib.pyle_base_shut(self._ptr):
+                self._free()
+
+    def _free(self) -> None:
+        while self._table:
+            _, child = self._table.popitem()
+            child._close_with_base()
+        lib.pyle_base_free(self._ptr)
+        self._last_signal = None
+        cb.bases.pop(self._slot, None)
+        _give_slot(self._slot)
+        later, self._later = self._later, []
+        for exception in later:
+            unraisable(exception)
+
+    def __del__(self) -> None:
+        if self._is_closed:
+            return
+        try:
+            if not lib.pyle_base_state(self._ptr, lib.PYLE_STATE_FORKED):
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, 2, source=self)
+        finally:
+            self.close()
+
+    def __enter__(self) -> EventBase:
+        if self._is_closed:
+            fail(CLOSED, "EventBase")
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<EventBase {'closed' if self._is_closed else self.method} at {id(self):#x}>"
+
+    def reinit(self) -> None:
+        """Makes the base usable in the child after os.fork() (event_reinit).
+
+        Until then its use in the child raises RuntimeError: the kernel's state is the parent's.
+        """
+        self._check(lib.pyle_base_reinit(self._ptr), "event_reinit")
+        if lib.pyle_base_state(self._ptr, lib.PYLE_STATE_RUNNING_HERE) and _in_main_thread():
+            _signal.set_wakeup_fd(lib.pyle_base_wakefd(self._ptr), warn_on_full_buffer=False)
+
+    def _check(self, rc: int, function: str) -> int:
+        if rc < 0:
+            cb.drain_log()
+            fail(rc, function)
+        return rc
+
+    def _state(self, what: int, function: str) -> int:
+        return self._check(lib.pyle_base_state(self._ptr, what), function)
+
+    # ---- the loop ----
+
+    def dispatch(self) -> int:
+        """Runs the loop until there is nothing left to wait for, or loopexit, loopbreak or an
+        exception ends it (event_base_dispatch).
+
+        Returns 1 if nothing was left, else 0. Raises what a callback raised. Signal handlers of
+        Python run at once if this is the main thread.
+        """
+        return self.loop(0)
+
+    def loop(self, flags: int = 0) -> int:
+        """Runs the loop as `dispatch()`, with EVLOOP_* flags (event_base_loop)."""
+        ptr = self._ptr
+        if flags & ~_LOOP_FLAGS:
+            raise ValueError(f"unknown flags: {flags:#x}")
+        if self._later:
+            raise self._later.pop(0)
+        tables, slot = cb.tables, self._slot
+        outer, chained = -2, -1
+        try:
+            if not flags & EVLOOP_NONBLOCK and _in_main_thread():
+                wakefd = self._check(lib.pyle_base_wakefd(ptr), "event_base_loop")
+                outer = chained = _signal.set_wakeup_fd(wakefd, warn_on_full_buffer=False)
+                if chained == wakefd:
+                    chained = -1
+            if tables[slot] is None:
+                tables[slot] = self._table
+                try:
+                    rc = lib.pyle_base_loop(ptr, int(flags), chained)
+                finally:
+                    tables[slot] = None
+            else:
+                rc = lib.pyle_base_loop(ptr, int(flags), chained)
+        finally:
+            if outer != -2:
+                _signal.set_wakeup_fd(outer)
+        if lib.pyle_log_waiting:
+            cb.drain_log()
+        if self._is_closed and rc not in (CLOSED, RUNNING):
+            self._free()  # closed in a callback
+        if rc < 0:
+            if rc == RAISED:
+                first, *self._later = stashed()
+                raise first
+            self._check(rc, "event_base_loop")
+        return int(rc)
+
+    def loopexit(self, timeout: Seconds | None = None) -> None:
+        """Ends the loop after the events that are active then, `timeout` seconds from now or at
+        once (event_base_loopexit). From any thread; also before the loop starts."""
+        rc = lib.pyle_base_loopexit(self._ptr, seconds(timeout))
+        self._check(rc, "event_base_loopexit")
+
+    def loopbreak(self) -> None:
+        """Ends the loop after the callback that runs now (event_base_loopbreak).
+
+        From any thread. If no loop runs, the next one ends at once: unlike in C it is not lost.
+        """
+        self._check(lib.pyle_base_loopbreak(self._ptr), "event_base_loopbreak")
+
+    def loopcontinue(self) -> None:
+        """Looks for new events at once, before the other active ones run
+        (event_base_loopcontinue)."""
+        self._check(lib.pyle_base_loopcontinue(self._ptr), "event_base_loopcontinue")
+
+    @property
+    def got_exit(self) -> bool:
+        """Whether the last loop ended by loopexit (event_base_got_exit)."""
+        return bool(self._state(lib.PYLE_STATE_GOT_EXIT, "event_base_got_exit"))
+
+    @property
+    def got_break(self) -> bool:
+        """Whether the last loop ended by loopbreak, or by an exception (event_base_got_break)."""
+        return bool(self._state(lib.PYLE_STATE_GOT_BREAK, "event_base_got_break"))
+
+    @property
+    def running(self) -> bool:
+        """Whether the loop runs, in whichever thread."""
+        return bool(lib.pyle_base_state(self._ptr, lib.PYLE_STATE_RUNNING))
+
+    # ---- what it is ----
+
+    @property
+    def method(self) -> str:
+        """The backend in use, "epoll" for one (event_base_get_method)."""
+        return str(ffi.string(lib.event_base_get_method(self.ptr)), "ascii")
+
+    @property
+    def features(self) -> MethodFeatures:
+        """What the backend can do (event_base_get_features)."""
+        return MethodFeatures(self._state(lib.PYLE_STATE_FEATURES, "event_base_get_features"))
+
+    @property
+    def npriorities(self) -> int:
+        """How many priorities there are (event_base_get_npriorities)."""
+        return self._state(lib.PYLE_STATE_NPRIORITIES, "event_base_get_npriorities")
+
+    def priority_init(self, npriorities: int) -> None:
+        """Sets how many priorities there are, 1 to 255; 0 is the first served
+        (event_base_priority_init). ValueError if an event exists that has a higher one."""
+        rc = lib.pyle_base_priority_init(self._ptr, npriorities)
+        self._check(rc, "event_base_priority_init")
+
+    def num_events(self, flags: int = CountFlags.EVENT_BASE_COUNT_ADDED) -> int:
+        """How many events are added, active, virtual (event_base_get_num_events)."""
+        rc = lib.pyle_base_num_events(self._ptr, _count_flags(flags))
+        return self._check(rc, "event_base_get_num_events")
+
+    def max_events(
+        self, flags: int = CountFlags.EVENT_BASE_COUNT_ADDED, clear: bool = False
+    ) -> int:
+        """The most that `num_events` has been; `clear` starts again
+        (event_base_get_max_events)."""
+        rc = lib.pyle_base_max_events(self._ptr, _count_flags(flags), clear)
+        return self._check(rc, "event_base_get_max_events")
+
+    def gettimeofday_cached(self) -> float:
+        """The time in seconds since the epoch; in callbacks, when their round of the loop began
+        (event_base_gettimeofday_cached)."""
+        now = lib.pyle_base_gettimeofday_cached(self._ptr)
+        if now < 0:
+            self._check(int(now), "event_base_gettimeofday_cached")
+        return float(now)
+
+    def update_cache_time(self) -> None:
+        """Brings the cached time up to now, in a callback that takes long
+        (event_base_update_cache_time)."""
+        rc = lib.pyle_base_update_cache_time(self._ptr)
+        self._check(rc, "event_base_update_cache_time")
+
+    def once(
+        self,
+        fd: FileDescriptor,
+        what: int,
+        callback: Callable[..., object],
+        *args: Any,
+        timeout: Seconds | None = None,
+    ) -> None:
+        """Calls callback(fd, what, *args) once, when fd is ready or after `timeout` seconds; with
+        EV_TIMEOUT alone and no timeout, as soon as the loop comes round (event_base_once).
+
+        From any thread: the way to have the loop's thread do something.
+        """
+        if what & (EV_SIGNAL | EV_PERSIST):
+            raise ValueError("once: neither EV_SIGNAL nor EV_PERSIST")
+        event = Event(self, fd, what, callback, *args)
+        if what == EV_TIMEOUT and not timeout:
+            event.active(EV_TIMEOUT)
+        else:
+            event.add(timeout)
+
+
+class Event:
+    """Something to wait for (struct event): a descriptor, a timeout, a signal.
+
+    callback(fd, what, *args) is called, in the loop's thread, with the EV_* of what happened.
+    While it is pending the base keeps it alive. Methods may be called from any thread; `delete`
+    and `close` from another one than the loop's wait for a callback that is running, as in C.
+    """
+
+    __slots__ = ("__weakref__", "_args", "_base", "_callback", "_ptr", "_table")
+
+    _kind = _EVENT
+
+    def __init__(
+        self,
+        base: EventBase,
+        fd: FileDescriptor,
+        what: int,
+        callback: Callable[..., object],
+        *args: Any,
+    ) -> None:
+        """Wraps event_new. fd is not taken over: close it after the event. -1: no descriptor."""
+        if not isinstance(base, EventBase):
+            raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
+        self._base = base
+        self._table = base._table
+        self._callback = function(callback)
+        self._args = args
+        self._ptr = ffi.new(_EVENT_TYPE)
+        rc = lib.pyle_event_init(base._ptr, self._ptr, fileno(fd), int(what), self._kind)
+        if rc < 0:
+            fail(rc, "event_new")
+
+    # ---- arming ----
+
+    def add(self, timeout: Seconds | None = None) -> None:
+        """Makes it pending; with a timeout, for that many seconds (event_add).
+
+        Raises PermissionError for a regular file under epoll, RuntimeError for a second base
+        with signals. From any thread.
+        """
+        token = cb.next_token()
+        self._table[token] = self
+        rc = -8
+        try:
+            rc = lib.pyle_event_add(self._ptr, token, -1.0 if timeout is None else seconds(timeout))
+        finally:
+            if rc != 1:  # already pending, or failed
+                del self._table[token]
+        if rc < 0:
+            self._fail(rc, "event_add")
+
+    def active(self, what: int) -> None:
+        """Has the callback called with `what`, as if it had happened (event_active)."""
+        token = cb.next_token()
+        self._table[token] = self
+        rc = -8
+        try:
+            rc = lib.pyle_event_active(self._ptr, token, int(what))
+        finally:
+            if rc != 1:
+                del self._table[token]
+        if rc < 0:
+            self._fail(rc, "event_active")
+
+    def delete(self) -> None:
+        """Makes it not pending (event_del). It can be added again."""
+        self._release(lib.pyle_event_del(self._ptr, 0), "event_del")
+
+    def remove_timer(self) -> None:
+        """Takes the timeout away, the event stays pending for the rest (event_remove_timer)."""
+        self._release(lib.pyle_event_remove_timer(self._ptr), "event_remove_timer")
+
+    def close(self) -> None:
+        """Deletes it for good and lets go of callback and arguments (event_free). May be called
+        twice, and in its own callback."""
+        self._release(lib.pyle_event_del(self._ptr, 1), "event_free")
+        self._callback = _nothing
+        self._args = ()
+
+    def _close_with_base(self) -> None:
+        lib.pyle_event_del(self._ptr, 1)
+        self._callback = _nothing
+        self._args = ()
+
+    def _release(self, token: int, function: str) -> None:
+        if token < 0:
+            self._fail(token, function)
+        if token:
+            self._table.pop(token, None)
+
+    def _fail(self, rc: int, function: str) -> None:
+        cb.drain_log()
+        fail(rc, function)
+
+    def __enter__(self) -> Event:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ---- what it is ----
+
+    @property
+    def base(self) -> EventBase:
+        """The base it belongs to."""
+        return self._base
+
+    @property
+    def ptr(self) -> Any:
+        """The struct event *, for ffi/lib and other C code; the memory is this object's."""
+        ptr = lib.pyle_event_ptr(self._ptr)
+        if not ptr:
+            fail(CLOSED, "event")
+        return ptr
+
+    @property
+    def closed(self) -> bool:
+        """Whether it, or its base, was closed."""
+        return not lib.pyle_event_ptr(self._ptr)
+
+    @property
+    def fd(self) -> int:
+        """The descriptor, or the signal's number; -1: none (event_get_fd)."""
+        return int(lib.event_get_fd(self.ptr))
+
+    @property
+    def events(self) -> EventFlags:
+        """The EV_* it was made with (event_get_events)."""
+        return EventFlags(lib.event_get_events(self.ptr))
+
+    def pending(self, what: int = ~EV_PERSIST & 0xAF) -> EventFlags:
+        """Which of these EV_* it is pending or active for; false: none (event_pending)."""
+        rc = lib.pyle_event_pending(self._ptr, int(what))
+        if rc < 0:
+            self._fail(rc, "event_pending")
+        return EventFlags(rc)
+
+    @property
+    def expires_in(self) -> float | None:
+        """Seconds until its timeout; None: it has none (event_pending)."""
+        left = lib.pyle_event_expires(self._ptr)
+        if left < -1:
+            self._fail(int(left) + 1, "event_pending")
+        return float(left) if left >= 0 else None
+
+    @property
+    def priority(self) -> int:
+        """0 is served first (event_get_priority, event_priority_set).
+
+        LibeventError when set while it is active, ValueError for one the base does not have.
+        """
+        rc = lib.pyle_event_get_priority(self._ptr)
+        if rc < 0:
+            self._fail(rc, "event_get_priority")
+        return int(rc)
+
+    @priority.setter
+    def priority(self, priority: int) -> None:
+        rc = lib.pyle_event_set_priority(self._ptr, priority)
+        if rc < 0:
+            self._fail(rc, "event_priority_set")
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<{type(self).__name__} closed at {id(self):#x}>"
+        return f"<{type(self).__name__} fd={self.fd} {self.events!r} at {id(self):#x}>"
+
+
+class Timer(Event):
+    """A timeout (evtimer_new): callback(*args), once after `add(seconds)`; with persist=True
+    each time that many seconds have passed."""
+
+    __slots__ = ()
+
+    _kind = _TIMER
+
+    def __init__(
+        self,
+        base: EventBase,
+        callback: Callable[..., object],
+        *args: Any,
+        persist: bool = False,
+    ) -> None:
+        super().__init__(base, -1, EV_PERSIST if persist else 0, callback, *args)
+
+
+class Signal(Event):
+    """A signal (evsignal_new): callback(signum, *args), each time until deleted.
+
+    While it is pending, libevent's C handler takes the place of Python's for that signal. One
+    base in a process can have signal events: `add` to a second raises RuntimeError.
+    """
+
+    __slots__ = ()
+
+    _kind = _SIGNAL
+
+    def __init__(
+        self, base: EventBase, signum: int, callback: Callable[..., object], *args: Any
+    ) -> None:
+        super().__init__(base, int(signum), EV_SIGNAL | EV_PERSIST, callback, *args)
+
+    @property
+    def signum(self) -> int:
+        """The signal's number (event_get_signal)."""
+        return self.fd
+
+
+def _nothing(*_args: Any) -> None:
+    """The callback of a closed event."""
+
+
+def _count_flags(flags: int) -> int:
+    if not 0 <= flags <= sum(CountFlags):
+        raise ValueError(f"unknown flags: {flags:#x}")
+    return int(flags)
+
+
+def _in_main_thread() -> bool:
+    return threading.get_ident() == threading.main_thread().ident
+
+
+# ---- the numbers by which C knows a base ----
+
+_slots_lock = threading.Lock()
+_free_slots: list[int] = []
+
+
+def _take_slot() -> int:
+    with _slots_lock:
+        if _free_slots:
+            return _free_slots.pop()
+        cb.tables.append(None)
+        return len(cb.tables) - 1
+
+
+def _give_slot(slot: int) -> None:
+    _free_slots.append(slot)
+
+
+# ---- the ends of processes ----
+
+
+def _at_exit() -> None:
+    """Closes what is open, silently. A loop that a daemon thread is in stays as it is: it calls
+    nothing of Python's any more."""
+    lib.pyle_set_exiting()
+    for base in list(cb.bases.values()):
+        if not base.closed and not lib.pyle_base_state(base._ptr, lib.PYLE_STATE_RUNNING):
+            base.close()
+
+
+atexit.register(_at_exit)
+os.register_at_fork(after_in_child=lib.pyle_after_fork)

@@ -1,0 +1,199 @@
+"""event2/listener.h: Listener, which accepts connections."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from . import _callbacks as cb
+from ._args import Address, FileDescriptor, fileno, function, sockaddr
+from ._libevent import ffi, lib
+from .constants import LEV_OPT_CLOSE_ON_FREE, LEV_OPT_REUSEABLE, ListenerOptions
+from .errors import CLOSED, fail
+from .event import EventBase
+
+Callback = Callable[..., object]
+ErrorCallback = Callable[["Listener", OSError], object]
+
+_ALL_OPTIONS = sum(ListenerOptions)
+
+
+class Listener:
+    """Accepts connections (struct evconnlistener).
+
+    callback(listener, fd, address, *args) is called for each: fd is a non-blocking descriptor
+    that the callback owns, as a rule by `BufferEvent.socket(base, fd)`; address is as the socket
+    module has it. If the callback raises before a bufferevent has taken fd, fd is closed; so one
+    that makes something else of fd has to keep or close it itself. While it is open its base
+    keeps the listener alive. Its methods belong to the loop's thread.
+    """
+
+    __slots__ = ("__weakref__", "_args", "_base", "_callback", "_error_callback", "_ptr", "_token")
+
+    def __init__(
+        self,
+        base: EventBase,
+        callback: Callback,
+        fd: FileDescriptor,
+        *args: Any,
+        flags: int = LEV_OPT_CLOSE_ON_FREE,
+        backlog: int = 0,
+    ) -> None:
+        """Listens on a bound socket (evconnlistener_new). backlog 0: it listens already.
+
+        A socket.socket is taken over: detached, and closed with the listener.
+        """
+        self._start(base, callback, args, flags)
+        if isinstance(fd, socket.socket):
+            flags |= LEV_OPT_CLOSE_ON_FREE
+        rc = lib.pyle_listener_open(self._ptr, fileno(fd), int(flags), _backlog(backlog))
+        self._started(rc, "evconnlistener_new")
+        if isinstance(fd, socket.socket):
+            fd.detach()
+
+    @classmethod
+    def bind(
+        cls,
+        base: EventBase,
+        callback: Callback,
+        address: Address,
+        *args: Any,
+        flags: int = LEV_OPT_CLOSE_ON_FREE | LEV_OPT_REUSEABLE,
+        backlog: int = -1,
+    ) -> Listener:
+        """Listens on a new socket (evconnlistener_new_bind): (host, port), port 0 for a free one,
+        or the path of a unix socket. backlog -1: as many as the system allows. OSError if the
+        address is in use."""
+        where, length = sockaddr(address, passive=True)
+        self = cls.__new__(cls)
+        self._start(base, callback, args, flags)
+        rc = lib.pyle_listener_bind(self._ptr, where, length, int(flags), _backlog(backlog))
+        self._started(rc, "evconnlistener_new_bind")
+        return self
+
+    def _start(
+        self, base: EventBase, callback: Callback, args: tuple[Any, ...], flags: int
+    ) -> None:
+        if not isinstance(base, EventBase):
+            raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
+        if not 0 <= flags <= _ALL_OPTIONS:
+            raise ValueError(f"unknown flags: {flags!r}")
+        self._base = base
+        self._callback = function(callback)
+        self._error_callback: ErrorCallback | None = None
+        self._args = args
+        self._token = cb.next_token()
+        ptr = lib.pyle_listener_new(base._ptr, self._token)
+        if not ptr:
+            raise MemoryError("evconnlistener_new")
+        self._ptr = ffi.gc(ptr, lib.pyle_listener_unref)
+
+    def _started(self, rc: int, function: str) -> None:
+        self._check(rc, function)
+        self._base._table[self._token] = self
+
+    def _check(self, rc: int, function: str) -> int:
+        if rc < 0:
+            cb.drain_log()
+            fail(rc, function)
+        return rc
+
+    # ---- life ----
+
+    @property
+    def ptr(self) -> Any:
+        """The struct evconnlistener *, for ffi/lib and other C code; it stays ours to free."""
+        return lib.pyle_listener_ptr(self._ptr) or fail(CLOSED, "evconnlistener")
+
+    @property
+    def closed(self) -> bool:
+        """Whether it, or its base, was closed."""
+        return not lib.pyle_listener_ptr(self._ptr)
+
+    @property
+    def base(self) -> EventBase:
+        """The base it belongs to (evconnlistener_get_base)."""
+        return self._base
+
+    def close(self) -> None:
+        """Stops and frees it, and closes the socket if LEV_OPT_CLOSE_ON_FREE is set
+        (evconnlistener_free). May be called twice, and in its own callback."""
+        self._check(lib.pyle_listener_close(self._ptr), "evconnlistener_free")
+        self._base._table.pop(self._token, None)
+        self._forget()
+
+    def _close_with_base(self) -> None:
+        lib.pyle_listener_close(self._ptr)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._callback = _nothing
+        self._error_callback = None
+        self._args = ()
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<Listener closed at {id(self):#x}>"
+        return f"<Listener {self.address!r} at {id(self):#x}>"
+
+    # ---- the rest ----
+
+    def enable(self) -> None:
+        """Accepts connections, as it does from the start unless LEV_OPT_DISABLED was given
+        (evconnlistener_enable)."""
+        self._check(lib.pyle_listener_enable(self._ptr, 1), "evconnlistener_enable")
+
+    def disable(self) -> None:
+        """Lets them wait in the system's queue (evconnlistener_disable)."""
+        self._check(lib.pyle_listener_enable(self._ptr, 0), "evconnlistener_disable")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it accepts connections."""
+        rc = lib.pyle_listener_enabled(self._ptr)
+        return bool(self._check(rc, "evconnlistener_enable"))
+
+    def set_cb(self, callback: Callback, *args: Any) -> None:
+        """Sets another callback (evconnlistener_set_cb)."""
+        self._check(lib.pyle_listener_enabled(self._ptr), "evconnlistener_set_cb")
+        self._callback, self._args = function(callback), args
+
+    def set_error_cb(self, callback: ErrorCallback | None) -> None:
+        """Has callback(listener, error) called with the OSError when accept fails, for want of
+        descriptors as a rule; without one it is logged (evconnlistener_set_error_cb). In either
+        case the listener tries again after 0.1 seconds, unless the callback disables it."""
+        self._check(lib.pyle_listener_enabled(self._ptr), "evconnlistener_set_error_cb")
+        self._error_callback = None if callback is None else function(callback)
+
+    @property
+    def fd(self) -> int:
+        """The listening socket's descriptor (evconnlistener_get_fd)."""
+        return self._check(lib.pyle_listener_fd(self._ptr), "evconnlistener_get_fd")
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, as the socket module has it."""
+        with socket.socket(fileno=os.dup(self.fd)) as duplicate:
+            return duplicate.getsockname()
+
+
+def _backlog(backlog: int) -> int:
+    return socket.SOMAXCONN if backlog < 0 else backlog
+
+
+def _nothing(*_args: Any) -> None:
+    """The callback of a closed listener."""

@@ -1,0 +1,79 @@
+"""What every test has: a base, a way to run it until something has happened, and a balance."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pylibevent import EVLOOP_ONCE, EventBase, Timer
+from pylibevent import _callbacks as cb
+from pylibevent.errors import stash
+
+RunUntil = Callable[..., None]
+
+
+def open_descriptors() -> set[str]:
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+        except OSError:  # listdir's own
+            continue
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _balance() -> Iterator[None]:
+    """After each test: no base, pin, exception or descriptor is left that was not there before."""
+    gc.collect()
+    before = open_descriptors()
+    faulthandler.dump_traceback_later(120, exit=True)  # a hang says where
+    yield
+    faulthandler.cancel_dump_traceback_later()
+    gc.collect()
+    assert list(cb.bases.values()) == []
+    assert cb.pins == {}
+    assert stash.exceptions == []
+    assert open_descriptors() - before == set()
+
+
+@pytest.fixture
+def base() -> Iterator[EventBase]:
+    base = EventBase()
+    yield base
+    base.close()
+
+
+@pytest.fixture
+def run_until(base: EventBase) -> RunUntil:
+    """run_until(predicate, timeout=5): runs the loop until predicate() is true."""
+
+    def run_until(predicate: Callable[[], object], timeout: float = 5) -> None:
+        late: list[bool] = []
+        deadline = Timer(base, late.append, True)
+        deadline.add(timeout)
+        try:
+            while not predicate():
+                base.loop(EVLOOP_ONCE)
+                assert not late or predicate(), f"it did not happen within {timeout} s"
+        finally:
+            if not base.closed:
+                deadline.close()
+
+    return run_until
+
+
+@pytest.fixture
+def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two connected stream sockets, non-blocking."""
+    a, b = socket.socketpair()
+    a.setblocking(False)
+    b.setblocking(False)
+    yield a, b
+    a.close()
+    b.close()
