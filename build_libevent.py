@@ -36,7 +36,7 @@ OPENSSL = ["libevent_openssl >= 2.1.12", "openssl"]
 OPENSSL_LIBRARIES = ["event_openssl", "event_core", "ssl", "crypto"]
 
 MISSING = (
-    "pylibevent needs libevent >= 2.1.12 with its headers, and pkg-config to find it. Install them: "
+    "pylibevent needs libevent >= 2.1.12 with its headers, and pkg-config to find it. Install: "
     "Debian/Ubuntu: apt-get install libevent-dev pkg-config; "
     "Fedora: dnf install libevent-devel pkgconf-pkg-config; "
     "Alpine: apk add libevent-dev pkgconf; "

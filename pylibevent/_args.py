@@ -16,7 +16,9 @@ class HasFileno(Protocol):
 
 FileDescriptor = int | HasFileno
 Seconds = int | float | timedelta
-Address = Any  # as the socket module has them: tuples for AF_INET and AF_INET6, str or bytes for AF_UNIX
+Address = (
+    Any  # as the socket module has them: tuples for AF_INET and AF_INET6, str or bytes for AF_UNIX
+)
 
 MAX_SECONDS = 1e12
 NEVER = -1.0

@@ -257,4 +257,6 @@ def drain_log() -> None:
     """Hands what libevent has logged to `logging`."""
     text = ffi.new("char[512]")
     while (severity := lib.pyle_log_take(text, 512)) >= 0:
-        log.log(LEVELS.get(severity, logging.ERROR), "%s", ffi.string(text).decode(errors="replace"))
+        log.log(
+            LEVELS.get(severity, logging.ERROR), "%s", ffi.string(text).decode(errors="replace")
+        )

@@ -276,9 +276,7 @@ class EvBuffer:
         """Fills a writable object, a bytearray for one, from the front; returns how many bytes
         (evbuffer_remove)."""
         memory = ffi.from_buffer("char[]", destination, require_writable=True)
-        return self._check(
-            lib.pyle_buf_remove(self._ptr, memory, len(memory)), "evbuffer_remove"
-        )
+        return self._check(lib.pyle_buf_remove(self._ptr, memory, len(memory)), "evbuffer_remove")
 
     def drain(self, n: int) -> None:
         """Drops up to n bytes from the front (evbuffer_drain)."""
@@ -293,9 +291,7 @@ class EvBuffer:
         n = min(_size(n), len(self))
         return self._take(lib.pyle_buf_copyout, n, "evbuffer_copyout_from", _position(position))
 
-    def readln(
-        self, eol: int = EVBUFFER_EOL_ANY, max_length: int | None = None
-    ) -> bytes | None:
+    def readln(self, eol: int = EVBUFFER_EOL_ANY, max_length: int | None = None) -> bytes | None:
         """Takes the next line, without its end; None: no whole line is there yet
         (evbuffer_readln).
 
@@ -323,9 +319,7 @@ class EvBuffer:
             n = lib.pyle_buf_readln(self._ptr, block, size, eol, limit)
         return bytes(_unpack(block, self._check(n, "evbuffer_readln")))
 
-    def readlines(
-        self, eol: int = EVBUFFER_EOL_LF, max_length: int | None = None
-    ) -> list[bytes]:
+    def readlines(self, eol: int = EVBUFFER_EOL_LF, max_length: int | None = None) -> list[bytes]:
         """Takes every whole line that is there, without their ends, in one step.
 
         Lines longer than max_length bytes: LineTooLong once such a line is the first.
@@ -358,7 +352,7 @@ class EvBuffer:
         start: BufferPosition | int | None = None,
         end: BufferPosition | int | None = None,
     ) -> BufferPosition | None:
-        """Where `what` is, from start on and before end; None: it is not (evbuffer_search_range)."""
+        """Where `what` is, from start on and before end; None: nowhere (evbuffer_search_range)."""
         needle = data(what)
         first = 0 if start is None else _position(start)
         last = -1 if end is None else _position(end)

@@ -56,6 +56,18 @@ class BufferEvent:
         "_write",
     )
 
+    _args: tuple[Any, ...]
+    _base: EventBase
+    _error: int
+    _event: Callback | None
+    _input: EvBuffer | None
+    _output: EvBuffer | None
+    _partner: BufferEvent | None
+    _ptr: Any
+    _read: Callback | None
+    _token: int
+    _write: Callback | None
+
     def __init__(self) -> None:
         raise TypeError("use BufferEvent.socket(...) or BufferEvent.pair(...)")
 
@@ -66,7 +78,7 @@ class BufferEvent:
         self = cls.__new__(cls)
         self._token = cb.next_token()
         self._base = base
-        self._args: tuple[Any, ...] = ()
+        self._args = ()
         self._read = self._write = self._event = None
         self._input = self._output = self._partner = None
         self._error = 0
@@ -201,9 +213,7 @@ class BufferEvent:
         for name, value in (("read", read), ("write", write), ("event", event)):
             if value is not None:
                 function(value, name)
-        rc = lib.pyle_bev_setcb(
-            self._ptr, read is not None, write is not None, event is not None
-        )
+        rc = lib.pyle_bev_setcb(self._ptr, read is not None, write is not None, event is not None)
         self._check(rc, "bufferevent_setcb")
         self._read, self._write, self._event, self._args = read, write, event, args
 
@@ -292,7 +302,7 @@ class BufferEvent:
     @property
     def input(self) -> EvBuffer:
         """What was read and not yet taken (bufferevent_get_input); ends with the bufferevent."""
-        buffer: EvBuffer | None = self._input
+        buffer = self._input
         if buffer is None:
             buffer = self._input = self._buffer(1)
         return buffer
@@ -300,7 +310,7 @@ class BufferEvent:
     @property
     def output(self) -> EvBuffer:
         """What is to be written (bufferevent_get_output); ends with the bufferevent."""
-        buffer: EvBuffer | None = self._output
+        buffer = self._output
         if buffer is None:
             buffer = self._output = self._buffer(0)
         return buffer
@@ -363,8 +373,7 @@ class BufferEvent:
     def partner(self) -> BufferEvent | None:
         """The other one of a pair; None for a socket, or when it is closed
         (bufferevent_pair_get_partner)."""
-        partner: BufferEvent | None = self._partner
-        return partner
+        return self._partner
 
     def connect(self, address: Address, family: int | None = None) -> None:
         """Starts to connect: to (host, port), or to the path of a unix socket; makes a socket if
@@ -417,5 +426,3 @@ def _check_options(options: int) -> None:
 def _check_trigger(options: int) -> None:
     if options & ~sum(TriggerOptions):
         raise ValueError(f"unknown options: {options!r}")
-
-

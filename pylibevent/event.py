@@ -48,7 +48,7 @@ def header_version() -> str:
 def supported_methods() -> list[str]:
     """The backends of this libevent, the best first (event_get_supported_methods)."""
     names = lib.event_get_supported_methods()
-    methods = []
+    methods: list[str] = []
     while names[len(methods)]:
         methods.append(str(ffi.string(names[len(methods)]), "ascii"))
     return methods
