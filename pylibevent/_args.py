@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import socket
 from datetime import timedelta
@@ -35,6 +36,14 @@ def seconds(value: Seconds | None) -> float:
     if not 0 <= value <= MAX_SECONDS:
         raise ValueError(f"seconds must be from 0 to {MAX_SECONDS:g}, not {value!r}")
     return float(value)
+
+
+def integer(value: int, name: str = "flags") -> int:
+    """An int for C: TypeError if it is none, ValueError if C's int does not hold it."""
+    number = operator.index(value)
+    if not -0x80000000 <= number <= 0x7FFFFFFF:
+        raise ValueError(f"{name} out of range: {value!r}")
+    return number
 
 
 def fileno(file: FileDescriptor) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import os
 import re
 from collections.abc import Callable
@@ -304,7 +305,7 @@ class EvBuffer:
             block = _blocks.pop()
         except IndexError:
             block = _new_block("char[]", _BLOCK)
-        limit = -1 if max_length is None else max_length
+        limit = -1 if max_length is None else _size(max_length)
         n = lib.pyle_buf_readln(self._ptr, block, _BLOCK, eol, limit)
         if n >= 0:
             line: bytes = _unpack(block, n)
@@ -327,7 +328,7 @@ class EvBuffer:
         split = _SPLIT.get(eol)
         if split is None:
             raise ValueError(f"unknown eol style: {eol!r}")
-        limit = -1 if max_length is None else max_length
+        limit = -1 if max_length is None else _size(max_length)
         lines: list[bytes] = []
         size = _BLOCK
         while True:
@@ -470,13 +471,13 @@ def _pop_block(n: int) -> Any:
 
 
 def _size(n: int) -> int:
-    if not 0 <= n <= _MAX:
+    if not 0 <= operator.index(n) <= _MAX:
         raise ValueError(f"not a number of bytes: {n!r}")
     return n
 
 
 def _position(position: BufferPosition | int) -> int:
-    pos = position.pos if isinstance(position, BufferPosition) else int(position)
+    pos = operator.index(position)
     if not 0 <= pos <= _MAX:
         raise ValueError(f"not a position: {pos!r}")
     return pos

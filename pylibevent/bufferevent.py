@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from socket import AF_UNSPEC, gaierror
+from socket import AF_INET, AF_INET6, AF_UNSPEC, gaierror
 from socket import socket as Socket
 from types import TracebackType
 from typing import Any
 
 from . import _callbacks as cb
-from ._args import Address, FileDescriptor, Seconds, data, fileno, function, seconds, sockaddr
+from ._args import (
+    Address,
+    FileDescriptor,
+    Seconds,
+    data,
+    fileno,
+    function,
+    integer,
+    seconds,
+    sockaddr,
+)
 from ._libevent import ffi, lib
 from .buffer import Bytes, EvBuffer, _ptr
 from .constants import (
@@ -108,7 +118,7 @@ class BufferEvent:
             options |= BEV_OPT_CLOSE_ON_FREE
         self = cls._new(base)
         number = -1 if fd is None else fileno(fd)
-        rc = lib.pyle_bev_socket(self._ptr, number, int(options), bool(nodelay))
+        rc = lib.pyle_bev_socket(self._ptr, number, integer(options, "options"), bool(nodelay))
         if rc < 0:
             cb.drain_log()
             fail(rc, "bufferevent_socket_new")
@@ -123,7 +133,7 @@ class BufferEvent:
         (bufferevent_pair_new). Their callbacks are always deferred."""
         _check_options(options)
         first, second = cls._new(base), cls._new(base)
-        rc = lib.pyle_bev_pair(first._ptr, second._ptr, int(options))
+        rc = lib.pyle_bev_pair(first._ptr, second._ptr, integer(options, "options"))
         if rc < 0:
             fail(rc, "bufferevent_pair_new")
         first._partner, second._partner = second, first
@@ -227,14 +237,14 @@ class BufferEvent:
         """Has the read or write callback called, EV_READ, EV_WRITE or both, if the watermarks
         allow or BEV_TRIG_IGNORE_WATERMARKS is given (bufferevent_trigger)."""
         _check_trigger(options)
-        self._check(lib.pyle_bev_trigger(self._ptr, int(what), int(options)), "bufferevent_trigger")
+        self._check(lib.pyle_bev_trigger(self._ptr, what, options), "bufferevent_trigger")
 
     def trigger_event(self, what: int, options: int = 0) -> None:
         """Has the event callback called with these BEV_EVENT_* (bufferevent_trigger_event)."""
         _check_trigger(options)
-        if not 0 < what <= 0xFF:
+        if not 0 < integer(what, "what") <= 0xFF:
             raise ValueError(f"unknown events: {what!r}")
-        rc = lib.pyle_bev_trigger_event(self._ptr, int(what), int(options))
+        rc = lib.pyle_bev_trigger_event(self._ptr, what, options)
         self._check(rc, "bufferevent_trigger_event")
 
     @property
@@ -248,11 +258,11 @@ class BufferEvent:
     def enable(self, what: int) -> None:
         """Starts reading (EV_READ) or writing (EV_WRITE) (bufferevent_enable). A new one
         writes and does not read."""
-        self._check(lib.pyle_bev_enable(self._ptr, int(what)), "bufferevent_enable")
+        self._check(lib.pyle_bev_enable(self._ptr, integer(what, "what")), "bufferevent_enable")
 
     def disable(self, what: int) -> None:
         """Stops it (bufferevent_disable). A deferred callback for it waits for `enable`."""
-        self._check(lib.pyle_bev_disable(self._ptr, int(what)), "bufferevent_disable")
+        self._check(lib.pyle_bev_disable(self._ptr, integer(what, "what")), "bufferevent_disable")
 
     @property
     def enabled(self) -> EventFlags:
@@ -276,13 +286,13 @@ class BufferEvent:
         """
         if low < 0 or high < 0:
             raise ValueError("watermarks must not be negative")
-        rc = lib.pyle_bev_setwatermark(self._ptr, int(what), low, high)
+        rc = lib.pyle_bev_setwatermark(self._ptr, integer(what, "what"), low, high)
         self._check(rc, "bufferevent_setwatermark")
 
     def getwatermark(self, what: int) -> tuple[int, int]:
         """The (low, high) watermarks of EV_READ or EV_WRITE (bufferevent_getwatermark)."""
         low, high = ffi.new("size_t *"), ffi.new("size_t *")
-        rc = lib.pyle_bev_getwatermark(self._ptr, int(what), low, high)
+        rc = lib.pyle_bev_getwatermark(self._ptr, integer(what, "what"), low, high)
         self._check(rc, "bufferevent_getwatermark")
         return low[0], high[0]
 
@@ -294,7 +304,7 @@ class BufferEvent:
 
     @priority.setter
     def priority(self, priority: int) -> None:
-        rc = lib.pyle_bev_set_priority(self._ptr, priority)
+        rc = lib.pyle_bev_set_priority(self._ptr, integer(priority, "priority"))
         self._check(rc, "bufferevent_priority_set")
 
     # ---- data ----
@@ -348,11 +358,11 @@ class BufferEvent:
     def flush(self, what: int, mode: int = BEV_NORMAL) -> bool:
         """Moves what it can move now; whether it moved anything (bufferevent_flush). Of use for
         pairs and filters: for a socket it does nothing, see `close_after_write`."""
-        if what & ~(EV_READ | EV_WRITE) or mode not in (0, 1, 2):
+        number = integer(mode, "mode")
+        if integer(what, "what") & ~(EV_READ | EV_WRITE) or number not in (0, 1, 2):
             raise ValueError(f"unknown what or mode: {what!r}, {mode!r}")
-        return bool(
-            self._check(lib.pyle_bev_flush(self._ptr, int(what), int(mode)), "bufferevent_flush")
-        )
+        rc = lib.pyle_bev_flush(self._ptr, what, number)
+        return bool(self._check(rc, "bufferevent_flush"))
 
     # ---- sockets and pairs ----
 
@@ -360,14 +370,18 @@ class BufferEvent:
     def fd(self) -> int:
         """The socket's descriptor, -1 if there is none (bufferevent_getfd, bufferevent_setfd).
 
-        Setting it neither closes the old one nor forgets the buffers.
+        Setting it neither closes the old one nor forgets the buffers; a socket.socket is taken
+        over.
         """
         rc = lib.pyle_bev_fd(self._ptr)
         return -1 if rc == NONE else self._check(rc, "bufferevent_getfd")
 
     @fd.setter
     def fd(self, fd: FileDescriptor) -> None:
-        self._check(lib.pyle_bev_setfd(self._ptr, fileno(fd)), "bufferevent_setfd")
+        taken = isinstance(fd, Socket)
+        self._check(lib.pyle_bev_setfd(self._ptr, fileno(fd), taken), "bufferevent_setfd")
+        if isinstance(fd, Socket):
+            fd.detach()
 
     @property
     def partner(self) -> BufferEvent | None:
@@ -390,9 +404,15 @@ class BufferEvent:
         """Looks a host up, in libevent and blocking, and starts to connect
         (bufferevent_socket_connect_hostname). A failed look-up calls the event callback with
         BEV_EVENT_ERROR, and `dns_error` tells why."""
+        if not isinstance(host, str):
+            raise TypeError(f"host must be a str, not {type(host).__name__}")
         if not 0 < port <= 0xFFFF:
             raise ValueError(f"port must be from 1 to 65535, not {port}")
-        rc = lib.pyle_bev_connect_hostname(self._ptr, int(family), host.encode("idna"), port)
+        if family not in (AF_UNSPEC, AF_INET, AF_INET6):
+            raise ValueError(f"unknown family: {family!r}")
+        rc = lib.pyle_bev_connect_hostname(
+            self._ptr, integer(family, "family"), host.encode("idna"), port
+        )
         self._check(rc, "bufferevent_socket_connect_hostname")
 
     @property
@@ -417,12 +437,12 @@ class BufferEvent:
 
 
 def _check_options(options: int) -> None:
-    if not 0 <= options <= _ALL_OPTIONS:
+    if not 0 <= integer(options, "options") <= _ALL_OPTIONS:
         raise ValueError(f"unknown options: {options!r}")
     if options & BEV_OPT_UNLOCK_CALLBACKS and not options & BEV_OPT_DEFER_CALLBACKS:
         raise ValueError("BEV_OPT_UNLOCK_CALLBACKS needs BEV_OPT_DEFER_CALLBACKS")
 
 
 def _check_trigger(options: int) -> None:
-    if options & ~sum(TriggerOptions):
+    if integer(options, "options") & ~sum(TriggerOptions):
         raise ValueError(f"unknown options: {options!r}")

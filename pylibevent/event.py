@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from . import _callbacks as cb
-from ._args import FileDescriptor, Seconds, fileno, function, seconds
+from ._args import FileDescriptor, Seconds, fileno, function, integer, seconds
 from ._libevent import ffi, lib
 from .constants import (
     EV_PERSIST,
@@ -82,7 +82,7 @@ class EventConfig:
 
     def require_features(self, features: int) -> None:
         """Asks for a backend with all of these EV_FEATURE_* (event_config_require_features)."""
-        if not 0 <= features <= sum(MethodFeatures):
+        if not 0 <= integer(features, "features") <= sum(MethodFeatures):
             raise ValueError(f"unknown features: {features!r}")
         if lib.event_config_require_features(self._ptr, features) < 0:
             raise LibeventError("event_config_require_features: failed")
@@ -93,7 +93,7 @@ class EventConfig:
         With EVENT_BASE_FLAG_NOLOCK a base belongs to one thread: while its loop runs, a call from
         another one raises RuntimeError.
         """
-        if not 0 <= flag <= sum(BaseFlags):
+        if not 0 <= integer(flag) <= sum(BaseFlags):
             raise ValueError(f"unknown flags: {flag!r}")
         if lib.event_config_set_flag(self._ptr, flag) < 0:
             raise LibeventError("event_config_set_flag: failed")
@@ -102,7 +102,7 @@ class EventConfig:
 
     def set_num_cpus_hint(self, cpus: int) -> None:
         """Tells how many processors to use, on Windows (event_config_set_num_cpus_hint)."""
-        if lib.event_config_set_num_cpus_hint(self._ptr, cpus) < 0:
+        if lib.event_config_set_num_cpus_hint(self._ptr, integer(cpus, "cpus")) < 0:
             raise LibeventError("event_config_set_num_cpus_hint: failed")
 
 
@@ -245,7 +245,7 @@ class EventBase:
     def loop(self, flags: int = 0) -> int:
         """Runs the loop as `dispatch()`, with EVLOOP_* flags (event_base_loop)."""
         ptr = self._ptr
-        if flags & ~_LOOP_FLAGS:
+        if integer(flags) & ~_LOOP_FLAGS:
             raise ValueError(f"unknown flags: {flags:#x}")
         if self._later:
             raise self._later.pop(0)
@@ -260,11 +260,11 @@ class EventBase:
             if tables[slot] is None:
                 tables[slot] = self._table
                 try:
-                    rc = lib.pyle_base_loop(ptr, int(flags), chained)
+                    rc = lib.pyle_base_loop(ptr, flags, chained)
                 finally:
                     tables[slot] = None
             else:
-                rc = lib.pyle_base_loop(ptr, int(flags), chained)
+                rc = lib.pyle_base_loop(ptr, flags, chained)
         finally:
             if outer != -2:
                 _signal.set_wakeup_fd(outer)
@@ -332,7 +332,7 @@ class EventBase:
     def priority_init(self, npriorities: int) -> None:
         """Sets how many priorities there are, 1 to 255; 0 is the first served
         (event_base_priority_init). ValueError if an event exists that has a higher one."""
-        rc = lib.pyle_base_priority_init(self._ptr, npriorities)
+        rc = lib.pyle_base_priority_init(self._ptr, integer(npriorities, "npriorities"))
         self._check(rc, "event_base_priority_init")
 
     def num_events(self, flags: int = CountFlags.EVENT_BASE_COUNT_ADDED) -> int:
@@ -375,7 +375,7 @@ class EventBase:
 
         From any thread: the way to have the loop's thread do something.
         """
-        if what & (EV_SIGNAL | EV_PERSIST):
+        if integer(what, "what") & (EV_SIGNAL | EV_PERSIST):
             raise ValueError("once: neither EV_SIGNAL nor EV_PERSIST")
         event = Event(self, fd, what, callback, *args)
         if what == EV_TIMEOUT and not timeout:
@@ -412,7 +412,9 @@ class Event:
         self._callback = function(callback)
         self._args = args
         self._ptr = ffi.new(_EVENT_TYPE)
-        rc = lib.pyle_event_init(base._ptr, self._ptr, fileno(fd), int(what), self._kind)
+        rc = lib.pyle_event_init(
+            base._ptr, self._ptr, fileno(fd), integer(what, "what"), self._kind
+        )
         if rc < 0:
             fail(rc, "event_new")
 
@@ -441,7 +443,7 @@ class Event:
         self._table[token] = self
         rc = -8
         try:
-            rc = lib.pyle_event_active(self._ptr, token, int(what))
+            rc = lib.pyle_event_active(self._ptr, token, integer(what, "what"))
         finally:
             if rc != 1:
                 del self._table[token]
@@ -521,7 +523,7 @@ class Event:
 
     def pending(self, what: int = ~EV_PERSIST & 0xAF) -> EventFlags:
         """Which of these EV_* it is pending or active for; false: none (event_pending)."""
-        rc = lib.pyle_event_pending(self._ptr, int(what))
+        rc = lib.pyle_event_pending(self._ptr, integer(what, "what"))
         if rc < 0:
             self._fail(rc, "event_pending")
         return EventFlags(rc)
@@ -547,7 +549,7 @@ class Event:
 
     @priority.setter
     def priority(self, priority: int) -> None:
-        rc = lib.pyle_event_set_priority(self._ptr, priority)
+        rc = lib.pyle_event_set_priority(self._ptr, integer(priority, "priority"))
         if rc < 0:
             self._fail(rc, "event_priority_set")
 
@@ -589,7 +591,7 @@ class Signal(Event):
     def __init__(
         self, base: EventBase, signum: int, callback: Callable[..., object], *args: Any
     ) -> None:
-        super().__init__(base, int(signum), EV_SIGNAL | EV_PERSIST, callback, *args)
+        super().__init__(base, integer(signum, "signum"), EV_SIGNAL | EV_PERSIST, callback, *args)
 
     @property
     def signum(self) -> int:
@@ -602,9 +604,9 @@ def _nothing(*_args: Any) -> None:
 
 
 def _count_flags(flags: int) -> int:
-    if not 0 <= flags <= sum(CountFlags):
+    if not 0 <= integer(flags) <= sum(CountFlags):
         raise ValueError(f"unknown flags: {flags:#x}")
-    return int(flags)
+    return flags
 
 
 def _in_main_thread() -> bool:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from . import _callbacks as cb
-from ._args import Address, FileDescriptor, fileno, function, sockaddr
+from ._args import Address, FileDescriptor, fileno, function, integer, sockaddr
 from ._libevent import ffi, lib
 from .constants import LEV_OPT_CLOSE_ON_FREE, LEV_OPT_REUSEABLE, ListenerOptions
 from .errors import CLOSED, fail
@@ -49,7 +49,7 @@ class Listener:
         self._start(base, callback, args, flags)
         if isinstance(fd, socket.socket):
             flags |= LEV_OPT_CLOSE_ON_FREE
-        rc = lib.pyle_listener_open(self._ptr, fileno(fd), int(flags), _backlog(backlog))
+        rc = lib.pyle_listener_open(self._ptr, fileno(fd), flags, _backlog(backlog))
         self._started(rc, "evconnlistener_new")
         if isinstance(fd, socket.socket):
             fd.detach()
@@ -70,7 +70,7 @@ class Listener:
         where, length = sockaddr(address, passive=True)
         self = cls.__new__(cls)
         self._start(base, callback, args, flags)
-        rc = lib.pyle_listener_bind(self._ptr, where, length, int(flags), _backlog(backlog))
+        rc = lib.pyle_listener_bind(self._ptr, where, length, flags, _backlog(backlog))
         self._started(rc, "evconnlistener_new_bind")
         return self
 
@@ -79,7 +79,7 @@ class Listener:
     ) -> None:
         if not isinstance(base, EventBase):
             raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
-        if not 0 <= flags <= _ALL_OPTIONS:
+        if not 0 <= integer(flags) <= _ALL_OPTIONS:
             raise ValueError(f"unknown flags: {flags!r}")
         self._base = base
         self._callback = function(callback)
@@ -192,7 +192,7 @@ class Listener:
 
 
 def _backlog(backlog: int) -> int:
-    return socket.SOMAXCONN if backlog < 0 else backlog
+    return socket.SOMAXCONN if integer(backlog, "backlog") < 0 else backlog
 
 
 def _nothing(*_args: Any) -> None:

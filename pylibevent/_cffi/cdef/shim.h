@@ -99,7 +99,7 @@ int pyle_bev_enable(struct pyle_bev *, int what);
 int pyle_bev_disable(struct pyle_bev *, int what);
 int pyle_bev_enabled(struct pyle_bev *);
 int pyle_bev_fd(struct pyle_bev *);
-int pyle_bev_setfd(struct pyle_bev *, int fd);
+int pyle_bev_setfd(struct pyle_bev *, int fd, int own);        /* own: close it at the end, whatever the options */
 int pyle_bev_write(struct pyle_bev *, const void *data, size_t n);
 int pyle_bev_write_buffer(struct pyle_bev *, struct pyle_buf *);
 int pyle_bev_read_buffer(struct pyle_bev *, struct pyle_buf *);

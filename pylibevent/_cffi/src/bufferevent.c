@@ -272,6 +272,7 @@ int pyle_bev_pair(struct pyle_bev *a, struct pyle_bev *b, int options)
 int pyle_bev_close(struct pyle_bev *pv, int by_base)
 {
     struct bufferevent *bev = pv->bev;
+    struct pyle_bev *partner;
     struct pyle_buf *input, *output;
     int rc = check(pv, by_base), fd = -1;
 
@@ -284,9 +285,11 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
         return (int)pyle_sync_leave(0);
     }
     pv->bev = NULL;
-    if (pv->partner) {
-        pv->partner->partner = NULL;
-        pv->partner = NULL;
+    partner = pv->partner;
+    pv->partner = NULL;
+    if (partner) {
+        partner->partner = NULL;
+        __atomic_add_fetch(&partner->refs, 1, __ATOMIC_RELAXED);
     }
     input = pv->input;
     output = pv->output;
@@ -315,6 +318,11 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
         pyle_buf_unref(input);
     if (output)
         pyle_buf_unref(output);
+    if (partner) {
+        if (partner->finishing == 1)
+            finish_now(partner); /* what it has to write has nowhere to go */
+        pyle_bev_unref(partner);
+    }
     return (int)pyle_sync_leave(0);
 }
 
@@ -326,16 +334,21 @@ int pyle_bev_finish(struct pyle_bev *pv)
     if (rc < 0)
         return rc;
     bufferevent_lock(bev);
-    if (evbuffer_get_length(bufferevent_get_output(bev)) == 0) {
-        rc = 1;
+    if (evbuffer_get_length(bufferevent_get_output(bev)) == 0 ||
+        (pv->is_socket ? bufferevent_getfd(bev) < 0 : !pv->partner)) {
+        rc = 1; /* nothing to write, or nowhere to */
     } else {
         pv->finishing = 1;
         pv->held = pv->refused = 0;
         bufferevent_setcb(bev, NULL, on_write, on_bev_event, pv);
         bufferevent_disable(bev, EV_READ);
         bufferevent_setwatermark(bev, EV_WRITE, 0, 0);
-        if (bufferevent_enable(bev, EV_WRITE) < 0)
+        if (viewed(pv->output)) {
+            bufferevent_disable(bev, EV_WRITE);
+            pv->held = EV_WRITE;
+        } else if (bufferevent_enable(bev, EV_WRITE) < 0) {
             rc = 1;
+        }
     }
     bufferevent_unlock(bev);
     return rc;
@@ -463,6 +476,7 @@ int pyle_bev_disable(struct pyle_bev *pv, int what)
         return PYLE_RANGE;
     bufferevent_lock(pv->bev);
     pv->refused |= (short)what;
+    pv->forced &= (short)~what;
     pv->held &= (short)~what;
     if (bufferevent_disable(pv->bev, (short)what) < 0)
         rc = pyle_failed();
@@ -487,7 +501,7 @@ int pyle_bev_fd(struct pyle_bev *pv)
     return fd < 0 ? PYLE_NONE : fd;
 }
 
-int pyle_bev_setfd(struct pyle_bev *pv, int fd)
+int pyle_bev_setfd(struct pyle_bev *pv, int fd, int own)
 {
     int rc = usable(pv);
 
@@ -497,7 +511,7 @@ int pyle_bev_setfd(struct pyle_bev *pv, int fd)
         return pyle_failed();
     if (bufferevent_setfd(pv->bev, fd) < 0)
         return pyle_failed();
-    pv->own_fd = 0;
+    pv->own_fd = own;
     if (pv->nodelay && fd >= 0)
         set_nodelay(fd);
     if (pyle_accepting == fd)
@@ -661,7 +675,8 @@ int pyle_bev_set_priority(struct pyle_bev *pv, int priority)
 
 int pyle_bev_flush(struct pyle_bev *pv, int what, int mode)
 {
-    if (viewed(pv->input) || viewed(pv->output))
+    if (viewed(pv->input) || viewed(pv->output) ||
+        (pv->partner && (viewed(pv->partner->input) || viewed(pv->partner->output))))
         return PYLE_VIEWED;
     CALL(pv, bufferevent_flush(pv->bev, (short)what, (enum bufferevent_flush_mode)mode));
 }
