@@ -22,6 +22,7 @@ Address = (
 )
 
 MAX_SECONDS = 1e12
+MAX_SIZE = (1 << 63) - 1
 NEVER = -1.0
 
 
@@ -46,6 +47,13 @@ def integer(value: int, name: str = "flags") -> int:
     return number
 
 
+def size(n: int) -> int:
+    """A number of bytes for C."""
+    if not 0 <= operator.index(n) <= MAX_SIZE:
+        raise ValueError(f"not a number of bytes: {n!r}")
+    return n
+
+
 def fileno(file: FileDescriptor) -> int:
     """The descriptor of an int or of anything with fileno()."""
     if isinstance(file, int):
@@ -57,7 +65,9 @@ def fileno(file: FileDescriptor) -> int:
             raise TypeError(
                 f"expected an int or an object with fileno(), not {type(file).__name__}"
             ) from None
-        fd = int(method())
+        fd = operator.index(method())
+        if fd < 0:
+            raise ValueError(f"{file!r} is closed: it has no descriptor")
     if not -1 <= fd <= 0x7FFFFFFF:
         raise ValueError(f"not a file descriptor: {fd}")
     return fd

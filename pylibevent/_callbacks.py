@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._libevent import ffi, lib
 from .constants import BUFFEREVENT_FLAGS, EVENT_FLAGS
-from .errors import os_error, stash
+from .errors import os_error, stash, unraisable
 
 if TYPE_CHECKING:
     from .buffer import EvBuffer
@@ -103,11 +103,10 @@ def signal(slot: int, token: int, signum: int, _what: int, released: int) -> int
     try:
         if released:
             del source._table[token]
+            source.base._last_signal = source  # libevent looks at it once more after this
         source._callback(signum, *source._args)
     except BaseException as exception:
         return caught(exception, source)
-    finally:
-        source.base._last_signal = source  # libevent looks at it once more after this
     return DONE
 
 
@@ -214,16 +213,20 @@ def buffer(token: int, orig_size: int, n_added: int, n_deleted: int) -> int:
     source = buffers.get(token)
     if source is None:
         return DONE
-    answer = DONE
+    raised: list[BaseException] = []
     for entry in tuple(source._callbacks):
         if not entry.active:  # removed by one before it
             continue
         try:
             entry.callback(source, orig_size, n_added, n_deleted, *entry.args)
         except BaseException as exception:
-            stash.exceptions.append(exception)
-            answer = ERROR
-    return answer
+            raised.append(exception)
+    if not raised:
+        return DONE
+    stash.exceptions.append(raised[0])
+    for other in raised[1:]:
+        unraisable(other)
+    return ERROR
 
 
 @callback

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import operator
 import os
 import re
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from . import _callbacks as cb
-from ._args import FileDescriptor, data, fileno, function
+from ._args import MAX_SIZE, FileDescriptor, data, fileno, function, size
+from ._handle import Handle
 from ._libevent import ffi, lib
 from .constants import (
     EVBUFFER_EOL_ANY,
@@ -22,7 +25,7 @@ from .constants import (
     EVBUFFER_PTR_SET,
     EolStyle,
 )
-from .errors import CLOSED, NONE, RANGE, SMALL, fail
+from .errors import CLOSED, NONE, RAISED, RANGE, SMALL, SYS, fail
 
 Bytes = Any  # bytes, bytearray, memoryview: anything with the buffer protocol
 ChangeCallback = Callable[..., object]
@@ -34,7 +37,6 @@ _new_block = ffi.new_allocator(should_clear_after_alloc=False)
 _blocks: list[Any] = [_new_block("char[]", _BLOCK)]
 _unpack = ffi.unpack
 _EOL_STYLES = {int(style) for style in EolStyle}
-_MAX = (1 << 63) - 1
 _MORE = lib.PYLE_MORE
 
 
@@ -60,16 +62,16 @@ class BufferPosition:
         return isinstance(other, (BufferPosition, int)) and self.pos == int(other)
 
     def __lt__(self, other: BufferPosition | int) -> bool:
-        return self.pos < int(other)
+        return self.pos < operator.index(other)
 
     def __le__(self, other: BufferPosition | int) -> bool:
-        return self.pos <= int(other)
+        return self.pos <= operator.index(other)
 
     def __gt__(self, other: BufferPosition | int) -> bool:
-        return self.pos > int(other)
+        return self.pos > operator.index(other)
 
     def __ge__(self, other: BufferPosition | int) -> bool:
-        return self.pos >= int(other)
+        return self.pos >= operator.index(other)
 
     def __hash__(self) -> int:
         return hash(self.pos)
@@ -84,22 +86,22 @@ class CallbackEntry:
     __slots__ = ("_buffer", "active", "args", "callback")
 
     def __init__(self, buffer: EvBuffer, callback: ChangeCallback, args: tuple[Any, ...]) -> None:
-        self._buffer: EvBuffer | None = buffer
+        self._buffer = weakref.ref(buffer)
         self.callback = callback
         self.args = args
         self.active = True
 
     def remove(self) -> None:
         """Has it not called any more (evbuffer_remove_cb_entry). May be called twice."""
-        buffer, self._buffer = self._buffer, None
-        self.active = False
-        if buffer is not None:
+        buffer = self._buffer()
+        was_active, self.active = self.active, False
+        if was_active and buffer is not None:
             buffer._callbacks.remove(self)
             if not buffer._callbacks:
                 lib.pyle_buf_callbacks(buffer._ptr, 0)
 
 
-class EvBuffer:
+class EvBuffer(Handle):
     """Bytes in, bytes out (struct evbuffer): added at the end, removed from the front, without
     moving what lies between.
 
@@ -109,25 +111,24 @@ class EvBuffer:
     waits. A buffer of a bufferevent ends with that (ClosedError).
     """
 
-    __slots__ = ("__weakref__", "_callbacks", "_owner", "_ptr", "_token")
+    __slots__ = ("_callbacks", "_token")
 
     def __init__(self, initial: Bytes = b"") -> None:
         """Wraps evbuffer_new; `initial` is copied."""
+        self._first_init()
         ptr = lib.pyle_buf_new()
         if not ptr:
             raise MemoryError("evbuffer_new")
         self._ptr = ffi.gc(ptr, lib.pyle_buf_unref)
-        self._owner: Any = None
         self._token = 0
         self._callbacks: list[CallbackEntry] = []
         if initial != b"":
             self.add(initial)
 
     @classmethod
-    def _of(cls, owner: Any, ptr: Any) -> EvBuffer:
+    def _of(cls, ptr: Any) -> EvBuffer:
         buffer = cls.__new__(cls)
         buffer._ptr = ffi.gc(ptr, lib.pyle_buf_unref)
-        buffer._owner = owner
         buffer._token = 0
         buffer._callbacks = []
         return buffer
@@ -148,11 +149,13 @@ class EvBuffer:
         """Frees it (evbuffer_free); on a buffer of a bufferevent it does nothing. BufferError
         while a memoryview is out. May be called twice, and in its own callback."""
         self._check(lib.pyle_buf_close(self._ptr), "evbuffer_free")
+        if self.closed:
+            self._forget()
 
-    def _check(self, rc: int, function: str) -> int:
-        if rc < 0:
-            fail(rc, function)
-        return rc
+    def _forget(self) -> None:
+        for entry in self._callbacks:
+            entry.active = False
+        self._callbacks.clear()
 
     # ---- as a sequence of bytes ----
 
@@ -214,7 +217,8 @@ class EvBuffer:
         cb.pins[pin] = memory
         rc = lib.pyle_buf_add_reference(self._ptr, memory, len(memory), pin)
         if rc < 0:
-            cb.pins.pop(pin, None)
+            if rc != RAISED:  # libevent did not take it
+                cb.pins.pop(pin, None)
             fail(rc, "evbuffer_add_reference")
 
     def add_file(self, file: FileDescriptor, offset: int = 0, length: int = -1) -> None:
@@ -223,15 +227,13 @@ class EvBuffer:
         The descriptor is duplicated, so the file may be closed. On the output of a socket it goes
         out by sendfile and never comes to memory; elsewhere it is read now.
         """
-        if offset < 0 or length < -1:
-            raise ValueError("offset and length must not be negative")
-        fd = os.dup(fileno(file))
-        rc = lib.pyle_buf_add_file(self._ptr, fd, offset, length)
+        first, count = size(offset), -1 if length == -1 else size(length)
+        rc = lib.pyle_buf_add_file(self._ptr, os.dup(fileno(file)), first, count)
         self._check(rc, "evbuffer_add_file")
 
     def expand(self, n: int) -> None:
         """Makes room for n more bytes in one piece (evbuffer_expand)."""
-        self._check(lib.pyle_buf_expand(self._ptr, _size(n)), "evbuffer_expand")
+        self._check(lib.pyle_buf_expand(self._ptr, size(n)), "evbuffer_expand")
 
     @property
     def contiguous_space(self) -> int:
@@ -252,7 +254,7 @@ class EvBuffer:
     def remove_buffer(self, destination: EvBuffer, n: int) -> int:
         """Moves up to n bytes from the front to the end of another buffer, without copying whole
         pieces; returns how many (evbuffer_remove_buffer)."""
-        rc = lib.pyle_buf_remove_buffer(self._ptr, _ptr(destination), _size(n))
+        rc = lib.pyle_buf_remove_buffer(self._ptr, _ptr(destination), size(n))
         return self._check(rc, "evbuffer_remove_buffer")
 
     # ---- out ----
@@ -260,7 +262,7 @@ class EvBuffer:
     def remove(self, n: int = -1) -> bytes:
         """Takes up to n bytes from the front; -1: all (evbuffer_remove)."""
         if n < 0 or n > _BLOCK:
-            n = min(len(self) if n == -1 else _size(n), len(self))
+            n = min(len(self) if n == -1 else size(n), len(self))
         return self._take(lib.pyle_buf_remove, n, "evbuffer_remove")
 
     def _take(self, call: Callable[..., int], n: int, function: str, *position: int) -> bytes:
@@ -281,7 +283,7 @@ class EvBuffer:
 
     def drain(self, n: int) -> None:
         """Drops up to n bytes from the front (evbuffer_drain)."""
-        self._check(lib.pyle_buf_drain(self._ptr, _size(n)), "evbuffer_drain")
+        self._check(lib.pyle_buf_drain(self._ptr, size(n)), "evbuffer_drain")
 
     def copyout(self, n: int) -> bytes:
         """Up to n bytes from the front, which stay (evbuffer_copyout)."""
@@ -289,7 +291,7 @@ class EvBuffer:
 
     def copyout_from(self, position: BufferPosition | int, n: int) -> bytes:
         """Up to n bytes from a position on, which stay (evbuffer_copyout_from)."""
-        n = min(_size(n), len(self))
+        n = min(size(n), len(self))
         return self._take(lib.pyle_buf_copyout, n, "evbuffer_copyout_from", _position(position))
 
     def readln(self, eol: int = EVBUFFER_EOL_ANY, max_length: int | None = None) -> bytes | None:
@@ -305,7 +307,7 @@ class EvBuffer:
             block = _blocks.pop()
         except IndexError:
             block = _new_block("char[]", _BLOCK)
-        limit = -1 if max_length is None else _size(max_length)
+        limit = -1 if max_length is None else size(max_length)
         n = lib.pyle_buf_readln(self._ptr, block, _BLOCK, eol, limit)
         if n >= 0:
             line: bytes = _unpack(block, n)
@@ -315,9 +317,9 @@ class EvBuffer:
         if n == NONE:
             return None
         if n == SMALL:
-            size = len(self)
-            block = _new_block("char[]", size)
-            n = lib.pyle_buf_readln(self._ptr, block, size, eol, limit)
+            room = len(self)
+            block = _new_block("char[]", room)
+            n = lib.pyle_buf_readln(self._ptr, block, room, eol, limit)
         return bytes(_unpack(block, self._check(n, "evbuffer_readln")))
 
     def readlines(self, eol: int = EVBUFFER_EOL_LF, max_length: int | None = None) -> list[bytes]:
@@ -328,19 +330,19 @@ class EvBuffer:
         split = _SPLIT.get(eol)
         if split is None:
             raise ValueError(f"unknown eol style: {eol!r}")
-        limit = -1 if max_length is None else _size(max_length)
+        limit = -1 if max_length is None else size(max_length)
         lines: list[bytes] = []
-        size = _BLOCK
+        room = _BLOCK
         while True:
-            block = _pop_block(size)
-            n = lib.pyle_buf_readlines(self._ptr, block, size, eol, limit)
+            block = _pop_block(room)
+            n = lib.pyle_buf_readlines(self._ptr, block, room, eol, limit)
             if n >= 0:
                 lines += split(_unpack(block, n & ~_MORE))
-            if size == _BLOCK:
+            if room == _BLOCK:
                 _blocks.append(block)
             if n == SMALL or n >= _MORE:  # not all of them fitted
-                size = max(_BLOCK, len(self))
-            elif n >= 0 or lines or n == NONE:
+                room = max(_BLOCK, len(self))
+            elif n >= 0 or n == NONE or (lines and n != RAISED):
                 return lines
             else:
                 fail(n, "evbuffer_readln")
@@ -380,13 +382,16 @@ class EvBuffer:
         return BufferPosition(self._check(rc, "evbuffer_search_eol"), length[0])
 
     def ptr_set(
-        self, position: BufferPosition | int, how: int = EVBUFFER_PTR_SET, start: int = 0
+        self,
+        position: BufferPosition | int,
+        how: int = EVBUFFER_PTR_SET,
+        start: BufferPosition | int = 0,
     ) -> BufferPosition:
         """A position in this buffer; with EVBUFFER_PTR_ADD, that far after `start`
         (evbuffer_ptr_set). ValueError if it is past the end."""
         if how not in (EVBUFFER_PTR_SET, EVBUFFER_PTR_ADD):
             raise ValueError(f"unknown how: {how!r}")
-        pos = _position(position) + (int(start) if how == EVBUFFER_PTR_ADD else 0)
+        pos = _position(position) + (_position(start) if how == EVBUFFER_PTR_ADD else 0)
         if pos > len(self):
             fail(RANGE, "evbuffer_ptr_set")
         return BufferPosition(pos)
@@ -396,7 +401,7 @@ class EvBuffer:
         (evbuffer_pullup). ValueError if there are fewer."""
         piece = ffi.new("struct evbuffer_iovec *")
         count = self._check(
-            lib.pyle_buf_pullup(self._ptr, -1 if n == -1 else _size(n), piece), "evbuffer_pullup"
+            lib.pyle_buf_pullup(self._ptr, -1 if n == -1 else size(n), piece), "evbuffer_pullup"
         )
         return self._view(piece) if count else memoryview(b"")
 
@@ -407,7 +412,7 @@ class EvBuffer:
         room = 8
         while True:
             pieces = ffi.new("struct evbuffer_iovec[]", room)
-            rc = lib.pyle_buf_peek(self._ptr, first, -1 if n == -1 else _size(n), pieces, room)
+            rc = lib.pyle_buf_peek(self._ptr, first, -1 if n == -1 else size(n), pieces, room)
             count = self._check(rc, "evbuffer_peek")
             if count <= room:
                 return [self._view(pieces + i) for i in range(count)]
@@ -423,14 +428,20 @@ class EvBuffer:
     def read(self, fd: FileDescriptor, n: int = -1) -> int:
         """Reads up to n bytes from a descriptor, -1: what libevent takes at once; returns how
         many, 0 at the end of file (evbuffer_read). OSError, BlockingIOError if none are there."""
-        rc = lib.pyle_buf_read(self._ptr, fileno(fd), -1 if n == -1 else min(_size(n), 0x7FFFFFFF))
-        return self._check(rc, "evbuffer_read")
+        most = -1 if n == -1 else min(size(n), 0x7FFFFFFF)
+        return self._transfer(lib.pyle_buf_read, fileno(fd), most, "evbuffer_read")
 
     def write(self, fd: FileDescriptor, n: int = -1) -> int:
         """Writes up to n bytes, -1: all, to a descriptor, and removes what was written; returns
         how many (evbuffer_write_atmost). OSError, BlockingIOError if it takes none."""
-        rc = lib.pyle_buf_write(self._ptr, fileno(fd), -1 if n == -1 else _size(n))
-        return self._check(rc, "evbuffer_write")
+        most = -1 if n == -1 else size(n)
+        return self._transfer(lib.pyle_buf_write, fileno(fd), most, "evbuffer_write")
+
+    def _transfer(self, call: Callable[..., int], fd: int, n: int, function: str) -> int:
+        while True:
+            rc = call(self._ptr, fd, n)
+            if rc != SYS or ffi.errno != errno.EINTR:
+                return self._check(rc, function)
 
     # ---- guards and callbacks ----
 
@@ -470,15 +481,9 @@ def _pop_block(n: int) -> Any:
     return _new_block("char[]", n)
 
 
-def _size(n: int) -> int:
-    if not 0 <= operator.index(n) <= _MAX:
-        raise ValueError(f"not a number of bytes: {n!r}")
-    return n
-
-
 def _position(position: BufferPosition | int) -> int:
     pos = operator.index(position)
-    if not 0 <= pos <= _MAX:
+    if not 0 <= pos <= MAX_SIZE:
         raise ValueError(f"not a position: {pos!r}")
     return pos
 

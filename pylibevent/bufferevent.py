@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from socket import AF_INET, AF_INET6, AF_UNSPEC, gaierror
 from socket import socket as Socket
-from types import TracebackType
 from typing import Any
 
 from . import _callbacks as cb
@@ -19,8 +18,10 @@ from ._args import (
     function,
     integer,
     seconds,
+    size,
     sockaddr,
 )
+from ._handle import Handle
 from ._libevent import ffi, lib
 from .buffer import Bytes, EvBuffer, _ptr
 from .constants import (
@@ -42,7 +43,7 @@ Callback = Callable[..., object]
 _ALL_OPTIONS = sum(BufferEventOptions)
 
 
-class BufferEvent:
+class BufferEvent(Handle):
     """A connection with an input and an output buffer (struct bufferevent).
 
     Made by `socket` or `pair`. libevent reads into the input and calls the read callback, and
@@ -52,7 +53,6 @@ class BufferEvent:
     """
 
     __slots__ = (
-        "__weakref__",
         "_args",
         "_base",
         "_error",
@@ -60,7 +60,6 @@ class BufferEvent:
         "_input",
         "_output",
         "_partner",
-        "_ptr",
         "_read",
         "_token",
         "_write",
@@ -73,7 +72,6 @@ class BufferEvent:
     _input: EvBuffer | None
     _output: EvBuffer | None
     _partner: BufferEvent | None
-    _ptr: Any
     _read: Callback | None
     _token: int
     _write: Callback | None
@@ -166,8 +164,12 @@ class BufferEvent:
         self._forget()
 
     def close_after_write(self) -> None:
-        """Closes it once all output is written, or cannot be. It reads no more, its callbacks are
-        not called again, and no method but `close` may be used from now on."""
+        """Closes it once all output is written, or cannot be. Its callbacks are not called again,
+        and no method but `close` may be used from now on.
+
+        What the peer has sent and nobody has read is dropped, for up to 2 seconds, so that the
+        peer gets all of the output and not a reset.
+        """
         if self._check(lib.pyle_bev_finish(self._ptr), "bufferevent_enable"):
             self.close()
         else:
@@ -184,24 +186,10 @@ class BufferEvent:
         partner, self._partner = self._partner, None
         if partner is not None:
             partner._partner = None
+        for buffer in (self._input, self._output):
+            if buffer is not None:
+                buffer._forget()
         self._input = self._output = None
-
-    def __enter__(self) -> BufferEvent:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _check(self, rc: int, function: str) -> int:
-        if rc < 0:
-            cb.drain_log()
-            fail(rc, function)
-        return rc
 
     def __repr__(self) -> str:
         if self.closed:
@@ -237,7 +225,8 @@ class BufferEvent:
         """Has the read or write callback called, EV_READ, EV_WRITE or both, if the watermarks
         allow or BEV_TRIG_IGNORE_WATERMARKS is given (bufferevent_trigger)."""
         _check_trigger(options)
-        self._check(lib.pyle_bev_trigger(self._ptr, what, options), "bufferevent_trigger")
+        rc = lib.pyle_bev_trigger(self._ptr, integer(what, "what"), options)
+        self._check(rc, "bufferevent_trigger")
 
     def trigger_event(self, what: int, options: int = 0) -> None:
         """Has the event callback called with these BEV_EVENT_* (bufferevent_trigger_event)."""
@@ -284,9 +273,8 @@ class BufferEvent:
         limit). At `high`, if the callback takes nothing, it is called again once something was
         taken and more has come. Writing: the callback is called at `low` or less.
         """
-        if low < 0 or high < 0:
-            raise ValueError("watermarks must not be negative")
-        rc = lib.pyle_bev_setwatermark(self._ptr, integer(what, "what"), low, high)
+        what = integer(what, "what")
+        rc = lib.pyle_bev_setwatermark(self._ptr, what, size(low), size(high))
         self._check(rc, "bufferevent_setwatermark")
 
     def getwatermark(self, what: int) -> tuple[int, int]:
@@ -331,7 +319,7 @@ class BufferEvent:
             if self.closed:
                 fail(CLOSED, "bufferevent_get_input" if is_input else "bufferevent_get_output")
             raise MemoryError("bufferevent_get_input")
-        return EvBuffer._of(self, ptr)
+        return EvBuffer._of(ptr)
 
     def write(self, data_: Bytes) -> None:
         """Adds bytes to the output (bufferevent_write)."""
@@ -406,6 +394,8 @@ class BufferEvent:
         BEV_EVENT_ERROR, and `dns_error` tells why."""
         if not isinstance(host, str):
             raise TypeError(f"host must be a str, not {type(host).__name__}")
+        if "\0" in host:
+            raise ValueError("NUL in a host name")
         if not 0 < port <= 0xFFFF:
             raise ValueError(f"port must be from 1 to 65535, not {port}")
         if family not in (AF_UNSPEC, AF_INET, AF_INET6):

@@ -23,7 +23,9 @@ class LineTooLong(LibeventError, ValueError):
 
 
 FAIL, SYS, CLOSED, VIEWED, RAISED, THREAD, FORKED, RANGE = range(-1, -9, -1)
-NOMEM, TOOLONG, RUNNING, INUSE, FILE, NONE, SIGBASE, SMALL, PRIORITY = range(-9, -18, -1)
+NOMEM, TOOLONG, RUNNING, INUSE, FILE, NONE, SIGBASE, SMALL, PRIORITY, UNABLE, IDLE = range(
+    -9, -20, -1
+)
 
 _TEXTS: dict[int, tuple[type[Exception], str]] = {
     FAIL: (LibeventError, "failed"),
@@ -38,6 +40,8 @@ _TEXTS: dict[int, tuple[type[Exception], str]] = {
     INUSE: (BufferError, "the buffer is in the middle of a move to another one"),
     FILE: (BufferError, "the buffer holds a file that goes out by sendfile, never to memory"),
     SIGBASE: (RuntimeError, "another EventBase has signal events; a process has one such base"),
+    UNABLE: (LibeventError, "this base's method cannot do that"),
+    IDLE: (ValueError, "no descriptor, signal or timeout to wait for"),
     PRIORITY: (ValueError, "events with a higher priority than that exist already"),
 }
 
@@ -53,8 +57,10 @@ stash = Stash()
 
 
 def stashed() -> list[BaseException]:
-    """Takes what the callbacks under the call that just returned have raised."""
-    exceptions, stash.exceptions = stash.exceptions, []
+    """Takes what the callbacks under the call that just returned RAISED have raised."""
+    first = len(stash.exceptions) - lib.pyle_raised()
+    exceptions = stash.exceptions[first:]
+    del stash.exceptions[first:]
     return exceptions
 
 
@@ -69,7 +75,7 @@ def fail(code: int, function: str) -> NoReturn:
     if code == SYS:
         raise os_error(ffi.errno, function)
     if code == RAISED:
-        first, *others = stashed() or [LibeventError(f"{function}: a callback was interrupted")]
+        first, *others = stashed()
         for other in others:
             unraisable(other)
         raise first

@@ -8,11 +8,11 @@ import signal as _signal
 import threading
 import warnings
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 from . import _callbacks as cb
 from ._args import FileDescriptor, Seconds, fileno, function, integer, seconds
+from ._handle import Handle
 from ._libevent import ffi, lib
 from .constants import (
     EV_PERSIST,
@@ -54,37 +54,51 @@ def supported_methods() -> list[str]:
     return methods
 
 
-class EventConfig:
+class EventConfig(Handle):
     """What an EventBase is to be like (struct event_config).
 
-    It may be used for any number of bases; it is freed with the object.
+    It may be used for any number of bases.
     """
 
-    __slots__ = ("__weakref__", "_nolock", "_ptr")
+    __slots__ = ("_avoided", "_nolock")
 
     def __init__(self) -> None:
         """Wraps event_config_new."""
+        self._first_init()
         config = lib.event_config_new()
         if not config:
             raise MemoryError("event_config_new")
         self._ptr = ffi.gc(config, lib.event_config_free)
         self._nolock = False
+        self._avoided: set[str] = set()
 
     @property
     def ptr(self) -> Any:
-        """The struct event_config *, valid as long as this object."""
-        return self._ptr
+        """The struct event_config *, valid until close()."""
+        return fail(CLOSED, "event_config") if self.closed else self._ptr
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._ptr is None
+
+    def close(self) -> None:
+        """Frees it (event_config_free); bases made with it stay as they are."""
+        self._ptr = None
 
     def avoid_method(self, method: str) -> None:
         """Leaves a backend out, "epoll" for one (event_config_avoid_method)."""
-        if lib.event_config_avoid_method(self._ptr, method.encode()) < 0:
+        if not isinstance(method, str):
+            raise TypeError(f"method must be a str, not {type(method).__name__}")
+        if lib.event_config_avoid_method(self.ptr, method.encode()) < 0:
             raise MemoryError("event_config_avoid_method")
+        self._avoided.add(method)
 
     def require_features(self, features: int) -> None:
         """Asks for a backend with all of these EV_FEATURE_* (event_config_require_features)."""
         if not 0 <= integer(features, "features") <= sum(MethodFeatures):
             raise ValueError(f"unknown features: {features!r}")
-        if lib.event_config_require_features(self._ptr, features) < 0:
+        if lib.event_config_require_features(self.ptr, features) < 0:
             raise LibeventError("event_config_require_features: failed")
 
     def set_flag(self, flag: int) -> None:
@@ -95,18 +109,18 @@ class EventConfig:
         """
         if not 0 <= integer(flag) <= sum(BaseFlags):
             raise ValueError(f"unknown flags: {flag!r}")
-        if lib.event_config_set_flag(self._ptr, flag) < 0:
+        if lib.event_config_set_flag(self.ptr, flag) < 0:
             raise LibeventError("event_config_set_flag: failed")
         if flag & lib.EVENT_BASE_FLAG_NOLOCK:
             self._nolock = True
 
     def set_num_cpus_hint(self, cpus: int) -> None:
         """Tells how many processors to use, on Windows (event_config_set_num_cpus_hint)."""
-        if lib.event_config_set_num_cpus_hint(self._ptr, integer(cpus, "cpus")) < 0:
+        if lib.event_config_set_num_cpus_hint(self.ptr, integer(cpus, "cpus")) < 0:
             raise LibeventError("event_config_set_num_cpus_hint: failed")
 
 
-class EventBase:
+class EventBase(Handle):
     """An event loop (struct event_base). Also a context manager, which closes it.
 
     It keeps what is pending: added events, open bufferevents and listeners live on when the
@@ -114,11 +128,9 @@ class EventBase:
     """
 
     __slots__ = (
-        "__weakref__",
         "_is_closed",
         "_last_signal",
         "_later",
-        "_ptr",
         "_slot",
         "_table",
         "exception_handler",
@@ -131,6 +143,7 @@ class EventBase:
 
     def __init__(self, config: EventConfig | None = None) -> None:
         """Wraps event_base_new_with_config. Raises OSError when descriptors run out."""
+        self._first_init()
         self._is_closed = True
         if config is not None and not isinstance(config, EventConfig):
             raise TypeError(f"config must be an EventConfig, not {type(config).__name__}")
@@ -138,17 +151,19 @@ class EventBase:
         self._later: list[BaseException] = []  # raised by the next loop
         self._last_signal: Signal | None = None
         self.exception_handler = None
+        raw = config.ptr if config else ffi.NULL
+        nolock = config is not None and config._nolock
+        select = config is not None and config._avoided >= set(supported_methods()) - {"select"}
         self._slot = _take_slot()
         ptr = lib.pyle_base_new(self._slot)
         if not ptr:
+            _give_slot(self._slot)
             raise MemoryError("event_base_new")
         ptr = ffi.gc(ptr, lib.pyle_base_unref)
-        rc = lib.pyle_base_open(
-            ptr, config._ptr if config else ffi.NULL, bool(config and config._nolock)
-        )
-        cb.drain_log()
+        rc = lib.pyle_base_open(ptr, raw, nolock, select)
         if rc < 0:
-            fail(rc, "event_base_new_with_config" if config else "event_base_new")
+            _give_slot(self._slot)
+        self._check(rc, "event_base_new_with_config" if config else "event_base_new")
         self._ptr = ptr  # stays after close(): events that outlive the base look at it
         self._is_closed = False
         cb.bases[self._slot] = self
@@ -163,7 +178,7 @@ class EventBase:
     @property
     def closed(self) -> bool:
         """Whether close() was called."""
-        return self._is_closed
+        return getattr(self, "_is_closed", True)  # true if __init__ failed
 
     def close(self) -> None:
         """Frees the base, after closing all that it holds (event_base_free).
@@ -180,16 +195,17 @@ class EventBase:
         while self._table:
             _, child = self._table.popitem()
             child._close_with_base()
-        lib.pyle_base_free(self._ptr)
+        rc = lib.pyle_base_free(self._ptr)
         self._last_signal = None
         cb.bases.pop(self._slot, None)
         _give_slot(self._slot)
         later, self._later = self._later, []
         for exception in later:
             unraisable(exception)
+        self._check(rc, "event_base_free")
 
     def __del__(self) -> None:
-        if self._is_closed:
+        if self.closed:
             return
         try:
             if not lib.pyle_base_state(self._ptr, lib.PYLE_STATE_FORKED):
@@ -197,21 +213,8 @@ class EventBase:
         finally:
             self.close()
 
-    def __enter__(self) -> EventBase:
-        if self._is_closed:
-            fail(CLOSED, "EventBase")
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
-        return f"<EventBase {'closed' if self._is_closed else self.method} at {id(self):#x}>"
+        return f"<EventBase {'closed' if self.closed else self.method} at {id(self):#x}>"
 
     def reinit(self) -> None:
         """Makes the base usable in the child after os.fork() (event_reinit).
@@ -221,12 +224,6 @@ class EventBase:
         self._check(lib.pyle_base_reinit(self._ptr), "event_reinit")
         if lib.pyle_base_state(self._ptr, lib.PYLE_STATE_RUNNING_HERE) and _in_main_thread():
             _signal.set_wakeup_fd(lib.pyle_base_wakefd(self._ptr), warn_on_full_buffer=False)
-
-    def _check(self, rc: int, function: str) -> int:
-        if rc < 0:
-            cb.drain_log()
-            fail(rc, function)
-        return rc
 
     def _state(self, what: int, function: str) -> int:
         return self._check(lib.pyle_base_state(self._ptr, what), function)
@@ -268,6 +265,7 @@ class EventBase:
         finally:
             if outer != -2:
                 _signal.set_wakeup_fd(outer)
+        self._last_signal = None
         if lib.pyle_log_waiting:
             cb.drain_log()
         if self._is_closed and rc not in (CLOSED, RUNNING):
@@ -378,13 +376,13 @@ class EventBase:
         if integer(what, "what") & (EV_SIGNAL | EV_PERSIST):
             raise ValueError("once: neither EV_SIGNAL nor EV_PERSIST")
         event = Event(self, fd, what, callback, *args)
-        if what == EV_TIMEOUT and not timeout:
+        if what == EV_TIMEOUT and seconds(timeout) <= 0:
             event.active(EV_TIMEOUT)
         else:
             event.add(timeout)
 
 
-class Event:
+class Event(Handle):
     """Something to wait for (struct event): a descriptor, a timeout, a signal.
 
     callback(fd, what, *args) is called, in the loop's thread, with the EV_* of what happened.
@@ -392,7 +390,7 @@ class Event:
     and `close` from another one than the loop's wait for a callback that is running, as in C.
     """
 
-    __slots__ = ("__weakref__", "_args", "_base", "_callback", "_ptr", "_table")
+    __slots__ = ("_args", "_base", "_callback", "_table")
 
     _kind = _EVENT
 
@@ -405,6 +403,7 @@ class Event:
         *args: Any,
     ) -> None:
         """Wraps event_new. fd is not taken over: close it after the event. -1: no descriptor."""
+        self._first_init()
         if not isinstance(base, EventBase):
             raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
         self._base = base
@@ -424,7 +423,7 @@ class Event:
         """Makes it pending; with a timeout, for that many seconds (event_add).
 
         Raises PermissionError for a regular file under epoll, RuntimeError for a second base
-        with signals. From any thread.
+        with signals, ValueError if there is nothing to wait for. From any thread.
         """
         token = cb.next_token()
         self._table[token] = self
@@ -435,7 +434,7 @@ class Event:
             if rc != 1:  # already pending, or failed
                 del self._table[token]
         if rc < 0:
-            self._fail(rc, "event_add")
+            self._check(rc, "event_add")
 
     def active(self, what: int) -> None:
         """Has the callback called with `what`, as if it had happened (event_active)."""
@@ -448,7 +447,7 @@ class Event:
             if rc != 1:
                 del self._table[token]
         if rc < 0:
-            self._fail(rc, "event_active")
+            self._check(rc, "event_active")
 
     def delete(self) -> None:
         """Makes it not pending (event_del). It can be added again."""
@@ -472,24 +471,9 @@ class Event:
 
     def _release(self, token: int, function: str) -> None:
         if token < 0:
-            self._fail(token, function)
+            self._check(token, function)
         if token:
             self._table.pop(token, None)
-
-    def _fail(self, rc: int, function: str) -> None:
-        cb.drain_log()
-        fail(rc, function)
-
-    def __enter__(self) -> Event:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # ---- what it is ----
 
@@ -525,7 +509,7 @@ class Event:
         """Which of these EV_* it is pending or active for; false: none (event_pending)."""
         rc = lib.pyle_event_pending(self._ptr, integer(what, "what"))
         if rc < 0:
-            self._fail(rc, "event_pending")
+            self._check(rc, "event_pending")
         return EventFlags(rc)
 
     @property
@@ -533,7 +517,7 @@ class Event:
         """Seconds until its timeout; None: it has none (event_pending)."""
         left = lib.pyle_event_expires(self._ptr)
         if left < -1:
-            self._fail(int(left) + 1, "event_pending")
+            self._check(int(left) + 1, "event_pending")
         return float(left) if left >= 0 else None
 
     @property
@@ -544,14 +528,14 @@ class Event:
         """
         rc = lib.pyle_event_get_priority(self._ptr)
         if rc < 0:
-            self._fail(rc, "event_get_priority")
+            self._check(rc, "event_get_priority")
         return int(rc)
 
     @priority.setter
     def priority(self, priority: int) -> None:
         rc = lib.pyle_event_set_priority(self._ptr, integer(priority, "priority"))
         if rc < 0:
-            self._fail(rc, "event_priority_set")
+            self._check(rc, "event_priority_set")
 
     def __repr__(self) -> str:
         if self.closed:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 from . import _callbacks as cb
 from ._args import Address, FileDescriptor, fileno, function, integer, sockaddr
+from ._handle import Handle
 from ._libevent import ffi, lib
 from .constants import LEV_OPT_CLOSE_ON_FREE, LEV_OPT_REUSEABLE, ListenerOptions
 from .errors import CLOSED, fail
@@ -21,7 +21,7 @@ ErrorCallback = Callable[["Listener", OSError], object]
 _ALL_OPTIONS = sum(ListenerOptions)
 
 
-class Listener:
+class Listener(Handle):
     """Accepts connections (struct evconnlistener).
 
     callback(listener, fd, address, *args) is called for each: fd is a non-blocking descriptor
@@ -31,7 +31,7 @@ class Listener:
     keeps the listener alive. Its methods belong to the loop's thread.
     """
 
-    __slots__ = ("__weakref__", "_args", "_base", "_callback", "_error_callback", "_ptr", "_token")
+    __slots__ = ("_args", "_base", "_callback", "_error_callback", "_token")
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class Listener:
     def _start(
         self, base: EventBase, callback: Callback, args: tuple[Any, ...], flags: int
     ) -> None:
+        self._first_init()
         if not isinstance(base, EventBase):
             raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
         if not 0 <= integer(flags) <= _ALL_OPTIONS:
@@ -94,12 +95,6 @@ class Listener:
     def _started(self, rc: int, function: str) -> None:
         self._check(rc, function)
         self._base._table[self._token] = self
-
-    def _check(self, rc: int, function: str) -> int:
-        if rc < 0:
-            cb.drain_log()
-            fail(rc, function)
-        return rc
 
     # ---- life ----
 
@@ -133,17 +128,6 @@ class Listener:
         self._callback = _nothing
         self._error_callback = None
         self._args = ()
-
-    def __enter__(self) -> Listener:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         if self.closed:

@@ -27,6 +27,11 @@ def open_descriptors() -> set[str]:
     return found
 
 
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # the tests' own collections need not look at pytest
+
+
 @pytest.fixture(autouse=True)
 def _balance() -> Iterator[None]:
     """After each test: no base, pin, exception or descriptor is left that was not there before."""

@@ -11,10 +11,12 @@ struct pyle_listener;
 int pyle_init(void);
 void pyle_after_fork(void);
 void pyle_set_exiting(void);
+int pyle_raised(void);                                  /* behind a PYLE_RAISED: how many exceptions */
 
 struct pyle_base *pyle_base_new(int slot);              /* NULL: no memory */
 void pyle_base_unref(struct pyle_base *);
-int pyle_base_open(struct pyle_base *, struct event_config *config, int nolock); /* config may be NULL */
+/* config may be NULL; select: the config leaves no other method */
+int pyle_base_open(struct pyle_base *, struct event_config *config, int nolock, int select);
 struct event_base *pyle_base_ptr(struct pyle_base *);   /* NULL once closed */
 int pyle_base_wakefd(struct pyle_base *);               /* made on first use */
 int pyle_base_loop(struct pyle_base *, int flags, int chained_wakefd);
@@ -29,7 +31,7 @@ int pyle_base_max_events(struct pyle_base *, unsigned flags, int clear);
 double pyle_base_gettimeofday_cached(struct pyle_base *);
 int pyle_base_update_cache_time(struct pyle_base *);
 int pyle_base_shut(struct pyle_base *);                 /* no use from here on; 1: its loop runs, free it after */
-void pyle_base_free(struct pyle_base *);
+int pyle_base_free(struct pyle_base *);
 
 #define PYLE_STATE_CHECK 0       /* 0 or an error: may it be used? */
 #define PYLE_STATE_RUNNING 1

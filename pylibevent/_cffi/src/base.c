@@ -1,7 +1,10 @@
 /* Event bases: who may use one when, running its loop, leaving it. */
 #include "pyle.h"
 
+#include <fcntl.h>
+#include <limits.h>
 #include <math.h>
+#include <sys/select.h>
 #include <unistd.h>
 
 unsigned pyle_fork_gen;
@@ -50,18 +53,40 @@ int pyle_timeval(double seconds, struct timeval *tv)
 
 /* ---- calls that may call back before they return ---- */
 
-void pyle_sync_enter(void)
+static __thread struct pyle_base *to_free; /* closed by a callback of a call that still runs */
+static __thread int last_raised;
+
+int pyle_raised(void)
 {
-    ++pyle_sync;
+    return last_raised;
 }
 
-ssize_t pyle_sync_leave(ssize_t rc)
+int pyle_sync_enter(void)
 {
-    if (pyle_pins_waiting && pyle_py_release() != PYLE_DONE)
-        pyle_sync_raised = 1;
+    int outer = pyle_sync_raised;
+
+    ++pyle_sync;
+    pyle_sync_raised = 0;
+    return outer;
+}
+
+ssize_t pyle_sync_leave(int outer, ssize_t rc)
+{
+    int raised;
+
+    if (pyle_pins_waiting && !pyle_exiting && pyle_py_release() != PYLE_DONE)
+        ++pyle_sync_raised;
+    raised = pyle_sync_raised;
+    pyle_sync_raised = outer;
     --pyle_sync;
-    if (pyle_sync_raised) {
-        pyle_sync_raised = 0;
+    while (pyle_sync == 0 && to_free) {
+        struct pyle_base *pb = to_free;
+        to_free = pb->next_to_free;
+        pyle_base_free(pb);
+        pyle_base_unref(pb);
+    }
+    if (raised) {
+        last_raised = raised;
         return PYLE_RAISED;
     }
     return rc;
@@ -70,9 +95,9 @@ ssize_t pyle_sync_leave(ssize_t rc)
 void pyle_raise(struct pyle_base *pb)
 {
     if (pyle_sync > 0) {
-        pyle_sync_raised = 1;
+        ++pyle_sync_raised;
     } else if (pb) {
-        pb->raised = 1;
+        ++pb->raised;
         if (pb->base)
             event_base_loopbreak(pb->base);
     }
@@ -219,7 +244,7 @@ static int open_wake(struct pyle_base *pb)
     int i;
 
     errno = 0;
-    if (pipe(pb->wake) < 0) {
+    if (!pyle_fd_fits(pb->fd_limit) || pipe(pb->wake) < 0) {
         pb->wake[0] = pb->wake[1] = -1;
         return PYLE_SYS;
     }
@@ -264,13 +289,33 @@ void pyle_base_unref(struct pyle_base *pb)
     free(pb);
 }
 
-int pyle_base_open(struct pyle_base *pb, struct event_config *config, int nolock)
+int pyle_fd_fits(int limit)
+{
+    int fd;
+
+    if (limit == INT_MAX)
+        return 1;
+    fd = fcntl(0, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0)
+        fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (fd >= 0)
+        close(fd);
+    if (fd < limit)
+        return 1;
+    errno = EMFILE;
+    return 0;
+}
+
+int pyle_base_open(struct pyle_base *pb, struct event_config *config, int nolock, int select)
 {
     errno = 0;
+    if (select && !pyle_fd_fits(FD_SETSIZE - 8))
+        return PYLE_SYS;
     pb->base = config ? event_base_new_with_config(config) : event_base_new();
     if (!pb->base)
         return pyle_failed();
     pb->nolock = nolock;
+    pb->fd_limit = strcmp(event_base_get_method(pb->base), "select") == 0 ? FD_SETSIZE : INT_MAX;
     event_assign(&pb->kick_event, pb->base, -1, 0, on_kick, pb);
     make_internal(&pb->kick_event);
     return 0;
@@ -306,18 +351,28 @@ int pyle_base_shut(struct pyle_base *pb)
     return running;
 }
 
-void pyle_base_free(struct pyle_base *pb)
+int pyle_base_free(struct pyle_base *pb)
 {
     struct event_base *base;
+    int sync;
 
     pyle_base_shut(pb);
+    if (pyle_sync > 0) { /* a call up the stack may be in the middle of one of its buffers */
+        if (pb->base && !pb->freeing) {
+            pb->freeing = 1;
+            pyle_hold_base(pb);
+            pb->next_to_free = to_free;
+            to_free = pb;
+        }
+        return 0;
+    }
     pthread_mutex_lock(&pb->lock);
     while (pb->inflight > 0)
         pthread_cond_wait(&pb->idle, &pb->lock);
     base = pb->base;
     pthread_mutex_unlock(&pb->lock);
     if (!base)
-        return;
+        return 0;
     do_chores(pb);
     close_wake(pb);
     event_del(&pb->kick_event);
@@ -327,6 +382,8 @@ void pyle_base_free(struct pyle_base *pb)
     pb->base = NULL;
     pthread_mutex_unlock(&pb->lock);
     do_chores(pb);
+    sync = pyle_sync_enter();
+    return (int)pyle_sync_leave(sync, 0); /* what was lent to its buffers is given back */
 }
 
 int pyle_base_reinit(struct pyle_base *pb)
@@ -402,6 +459,8 @@ int pyle_base_loop(struct pyle_base *pb, int flags, int chained_wakefd)
     rc = event_base_loop(pb->base, flags);
     if (rc < 0)
         rc = pyle_failed();
+    if (pyle_pins_waiting && !pyle_exiting && pyle_py_release() != PYLE_DONE)
+        ++pb->raised;
     pyle_here = outer;
     pyle_sync = sync;
 
@@ -418,10 +477,12 @@ int pyle_base_loop(struct pyle_base *pb, int flags, int chained_wakefd)
     do_chores(pb);
     if (!pb->closed && pb->fork_gen == pyle_fork_gen)
         pyle_listener_unpause(pb);
-    if (raised)
+    if (raised) {
+        last_raised = raised;
         rc = PYLE_RAISED;
-    else if (!pb->closed && pb->fork_gen != pyle_fork_gen)
+    } else if (!pb->closed && pb->fork_gen != pyle_fork_gen) {
         rc = PYLE_FORKED;
+    }
     pyle_base_unref(pb);
     return rc;
 }

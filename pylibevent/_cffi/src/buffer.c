@@ -129,7 +129,7 @@ int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes)
     c->bev = NULL;
     c->locked = 0;
     if (pv) {
-        rc = pyle_bev_check(pv);
+        rc = pv->finishing ? PYLE_CLOSED : pyle_bev_check(pv);
         if (rc == 0)
             rc = pyle_bev_claim(pv);
         if (rc < 0)
@@ -159,7 +159,7 @@ int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes)
         return rc;
     }
     ++b->depth;
-    pyle_sync_enter();
+    c->sync = pyle_sync_enter();
     errno = 0;
     return 0;
 }
@@ -179,7 +179,7 @@ ssize_t pyle_buf_leave(struct pyle_call *c, ssize_t rc)
         bufferevent_unlock(c->bev);
     if (c->pv)
         pyle_bev_unclaim(c->pv); /* b keeps its memory */
-    rc = pyle_sync_leave(rc);
+    rc = pyle_sync_leave(c->sync, rc);
     errno = error;
     return rc;
 }
@@ -187,13 +187,15 @@ ssize_t pyle_buf_leave(struct pyle_call *c, ssize_t rc)
 int pyle_buf_close(struct pyle_buf *b)
 {
     struct pyle_call c;
-    int rc = pyle_buf_enter(&c, b, 1);
+    int rc = pyle_buf_enter(&c, b, 0);
 
     if (rc < 0)
         return rc == PYLE_CLOSED ? 0 : rc;
-    if (!b->owner)
+    if (views(b) > 0 && !b->owner)
+        rc = PYLE_VIEWED;
+    else if (!b->owner)
         b->closing = 1; /* leave frees it, the outermost one */
-    return (int)pyle_buf_leave(&c, 0);
+    return (int)pyle_buf_leave(&c, rc);
 }
 
 /* Most calls are: enter, one call of libevent, leave. */
@@ -204,7 +206,8 @@ int pyle_buf_close(struct pyle_buf *b)
         return rc_;                                                    \
     return (int)pyle_buf_leave(&call_, (expression) < 0 ? pyle_failed() : 0)
 
-/* Nothing but sendfile ever sees the bytes of a file that was added to a socket's output. */
+/* Nothing but sendfile ever sees the bytes of a file that was added to a socket's output; there
+ * it stays. */
 static int in_memory(struct pyle_buf *b)
 {
     if (b->has_file && evbuffer_get_length(b->buf) == 0)
@@ -212,7 +215,7 @@ static int in_memory(struct pyle_buf *b)
     return b->has_file ? PYLE_FILE : 0;
 }
 
-static int enter_to_read(struct pyle_call *c, struct pyle_buf *b, int changes)
+int pyle_buf_enter_to_read(struct pyle_call *c, struct pyle_buf *b, int changes)
 {
     int rc = pyle_buf_enter(c, b, changes);
 
@@ -223,7 +226,9 @@ static int enter_to_read(struct pyle_call *c, struct pyle_buf *b, int changes)
 
 struct evbuffer *pyle_buf_ptr(struct pyle_buf *b)
 {
-    return b->closing ? NULL : b->buf;
+    struct pyle_bev *pv = b->owner;
+
+    return b->closing || (pv && (pv->finishing || pv->pb->closed)) ? NULL : b->buf;
 }
 
 ssize_t pyle_buf_length(struct pyle_buf *b)
@@ -237,7 +242,7 @@ ssize_t pyle_buf_length(struct pyle_buf *b)
 ssize_t pyle_buf_contiguous(struct pyle_buf *b)
 {
     struct pyle_call c;
-    ssize_t rc = enter_to_read(&c, b, 0);
+    ssize_t rc = pyle_buf_enter_to_read(&c, b, 0);
 
     return rc < 0 ? rc : pyle_buf_leave(&c, (ssize_t)evbuffer_get_contiguous_space(b->buf));
 }
@@ -299,7 +304,7 @@ static ssize_t copy_range(struct evbuffer *buf, size_t position, void *out, size
 ssize_t pyle_buf_remove(struct pyle_buf *b, void *out, size_t n)
 {
     struct pyle_call c;
-    ssize_t rc = enter_to_read(&c, b, 1);
+    ssize_t rc = pyle_buf_enter_to_read(&c, b, 1);
 
     if (rc < 0)
         return rc;
@@ -310,19 +315,31 @@ ssize_t pyle_buf_remove(struct pyle_buf *b, void *out, size_t n)
 ssize_t pyle_buf_copyout(struct pyle_buf *b, ssize_t position, void *out, size_t n)
 {
     struct pyle_call c;
-    ssize_t rc = position < 0 ? PYLE_RANGE : enter_to_read(&c, b, 0);
+    ssize_t rc = position < 0 ? PYLE_RANGE : pyle_buf_enter_to_read(&c, b, 0);
 
     return rc < 0 ? rc : pyle_buf_leave(&c, copy_range(b->buf, (size_t)position, out, n));
+}
+
+/* A line without an end: may it still be one of max_length bytes? */
+static int unfinished(struct evbuffer *buf, ssize_t start, int eol, ssize_t max_length)
+{
+    ssize_t length = (ssize_t)evbuffer_get_length(buf) - start;
+    char last = 0;
+
+    if (max_length < 0 || length <= max_length)
+        return PYLE_NONE;
+    if (length == max_length + 1 && (eol == EVBUFFER_EOL_CRLF || eol == EVBUFFER_EOL_CRLF_STRICT))
+        copy_range(buf, (size_t)(start + length - 1), &last, 1); /* half of its end? */
+    return last == '\r' ? PYLE_NONE : PYLE_TOOLONG;
 }
 
 /* The next line: where its end is, how long that end. */
 static ssize_t find_line(struct evbuffer *buf, int eol, ssize_t max_length, size_t *eol_length)
 {
-    size_t length = evbuffer_get_length(buf);
     struct evbuffer_ptr end = evbuffer_search_eol(buf, NULL, eol_length, (enum evbuffer_eol_style)eol);
 
     if (end.pos < 0)
-        return max_length >= 0 && length > (size_t)max_length ? PYLE_TOOLONG : PYLE_NONE;
+        return unfinished(buf, 0, eol, max_length);
     return max_length >= 0 && end.pos > max_length ? PYLE_TOOLONG : end.pos;
 }
 
@@ -330,7 +347,7 @@ ssize_t pyle_buf_readln(struct pyle_buf *b, char *out, size_t size, int eol, ssi
 {
     struct pyle_call c;
     size_t eol_length = 0;
-    ssize_t n = enter_to_read(&c, b, 1);
+    ssize_t n = pyle_buf_enter_to_read(&c, b, 1);
 
     if (n < 0)
         return n;
@@ -352,7 +369,7 @@ ssize_t pyle_buf_readlines(struct pyle_buf *b, char *out, size_t size, int eol, 
     struct pyle_call c;
     struct evbuffer_ptr at, end;
     size_t eol_length = 0;
-    ssize_t taken = 0, rc = enter_to_read(&c, b, 1);
+    ssize_t taken = 0, rc = pyle_buf_enter_to_read(&c, b, 1);
 
     if (rc < 0)
         return rc;
@@ -361,8 +378,7 @@ ssize_t pyle_buf_readlines(struct pyle_buf *b, char *out, size_t size, int eol, 
     for (;;) {
         end = evbuffer_search_eol(b->buf, &at, &eol_length, (enum evbuffer_eol_style)eol);
         if (end.pos < 0) {
-            if (max_length >= 0 && evbuffer_get_length(b->buf) - (size_t)taken > (size_t)max_length)
-                rc = PYLE_TOOLONG;
+            rc = unfinished(b->buf, taken, eol, max_length);
             break;
         }
         if (max_length >= 0 && end.pos - taken > max_length) {
@@ -399,7 +415,7 @@ ssize_t pyle_buf_search(struct pyle_buf *b, const void *what, size_t n, ssize_t 
 {
     struct pyle_call c;
     struct evbuffer_ptr from, to, found;
-    ssize_t rc = enter_to_read(&c, b, 0);
+    ssize_t rc = pyle_buf_enter_to_read(&c, b, 0);
 
     if (rc < 0)
         return rc;
@@ -417,7 +433,7 @@ ssize_t pyle_buf_search_eol(struct pyle_buf *b, ssize_t start, int eol, size_t *
 {
     struct pyle_call c;
     struct evbuffer_ptr from, found;
-    ssize_t rc = enter_to_read(&c, b, 0);
+    ssize_t rc = pyle_buf_enter_to_read(&c, b, 0);
 
     if (rc < 0)
         return rc;
@@ -433,18 +449,18 @@ ssize_t pyle_buf_search_eol(struct pyle_buf *b, ssize_t start, int eol, size_t *
 
 static void add_views(struct pyle_buf *b, int n)
 {
-    if (n > 0 && __atomic_fetch_add(&b->exports, n, __ATOMIC_ACQ_REL) == 0 && b->owner)
+    if (n <= 0)
+        return;
+    __atomic_add_fetch(&b->refs, n, __ATOMIC_RELAXED);
+    if (__atomic_fetch_add(&b->exports, n, __ATOMIC_ACQ_REL) == 0 && b->owner)
         pyle_bev_hold(b->owner, b->is_input ? EV_READ : EV_WRITE);
 }
 
-void pyle_buf_release_view(struct pyle_buf *b, void *unused)
+static void last_view_gone(struct pyle_buf *b)
 {
-    struct pyle_base *pb;
+    struct pyle_base *pb = b->kept ? b->kept->pb : NULL;
 
-    (void)unused;
-    if (__atomic_sub_fetch(&b->exports, 1, __ATOMIC_ACQ_REL) != 0)
-        return;
-    if (b->kept && (pb = b->kept->pb) && pyle_elsewhere(pb)) {
+    if (pb && pyle_elsewhere(pb)) {
         pthread_mutex_lock(&pb->lock);
         if (!pb->closed && !b->kept->queued && pyle_elsewhere(pb)) {
             b->kept->queued = 1;
@@ -462,10 +478,18 @@ void pyle_buf_release_view(struct pyle_buf *b, void *unused)
     }
 }
 
+void pyle_buf_release_view(struct pyle_buf *b, void *unused)
+{
+    (void)unused;
+    if (__atomic_sub_fetch(&b->exports, 1, __ATOMIC_ACQ_REL) == 0)
+        last_view_gone(b);
+    pyle_buf_unref(b);
+}
+
 int pyle_buf_pullup(struct pyle_buf *b, ssize_t n, struct evbuffer_iovec *out)
 {
     struct pyle_call c;
-    int rc = enter_to_read(&c, b, 1);
+    int rc = pyle_buf_enter_to_read(&c, b, 1);
 
     if (rc < 0)
         return rc;
@@ -486,7 +510,7 @@ int pyle_buf_peek(struct pyle_buf *b, ssize_t start, ssize_t n, struct evbuffer_
     struct pyle_call c;
     struct evbuffer_ptr at;
     size_t left;
-    int i, rc = enter_to_read(&c, b, 0);
+    int i, rc = pyle_buf_enter_to_read(&c, b, 0);
 
     if (rc < 0)
         return rc;
@@ -512,24 +536,6 @@ int pyle_buf_peek(struct pyle_buf *b, ssize_t start, ssize_t n, struct evbuffer_
 
 /* ---- between buffers ---- */
 
-static ssize_t move(struct pyle_buf *dst, struct pyle_buf *src,
-                    ssize_t (*how)(struct evbuffer *, struct evbuffer *, size_t), size_t n)
-{
-    struct pyle_call d, s;
-    ssize_t rc = pyle_buf_enter(&d, dst, 1);
-
-    if (rc < 0)
-        return rc;
-    rc = pyle_buf_enter(&s, src, 1);
-    if (rc == 0) {
-        if (in_memory(src) < 0 && dst != src)
-            dst->has_file = 1;
-        rc = how(dst->buf, src->buf, n);
-        rc = pyle_buf_leave(&s, rc < 0 ? pyle_failed() : rc);
-    }
-    return pyle_buf_leave(&d, rc);
-}
-
 static ssize_t move_add(struct evbuffer *dst, struct evbuffer *src, size_t n)
 {
     (void)n;
@@ -547,6 +553,43 @@ static ssize_t move_part(struct evbuffer *dst, struct evbuffer *src, size_t n)
     return evbuffer_remove_buffer(src, dst, n);
 }
 
+/* Two locks, always in the same order. */
+static void lock_both(struct bufferevent *a, struct bufferevent *b)
+{
+    bufferevent_lock(a < b ? a : b);
+    bufferevent_lock(a < b ? b : a);
+}
+
+static ssize_t move(struct pyle_buf *dst, struct pyle_buf *src,
+                    ssize_t (*how)(struct evbuffer *, struct evbuffer *, size_t), size_t n)
+{
+    struct bufferevent *a = dst->owner ? dst->owner->bev : NULL;
+    struct bufferevent *b = src->owner ? src->owner->bev : NULL;
+    struct pyle_call d, s;
+    ssize_t rc;
+
+    if (a && b)
+        lock_both(a, b);
+    rc = pyle_buf_enter(&d, dst, 1);
+    if (rc == 0) {
+        rc = pyle_buf_enter_to_read(&s, src, 1);
+        if (rc == 0) {
+            /* When a chain is split dst's callbacks run while src's is half way. */
+            int half = how == move_part && n < evbuffer_get_length(src->buf);
+            src->moving += half;
+            rc = how(dst->buf, src->buf, n);
+            src->moving -= half;
+            rc = pyle_buf_leave(&s, rc < 0 ? pyle_failed() : rc);
+        }
+        rc = pyle_buf_leave(&d, rc);
+    }
+    if (a && b) {
+        bufferevent_unlock(a);
+        bufferevent_unlock(b);
+    }
+    return rc;
+}
+
 int pyle_buf_add_buffer(struct pyle_buf *dst, struct pyle_buf *src)
 {
     return (int)move(dst, src, move_add, 0);
@@ -559,12 +602,7 @@ int pyle_buf_prepend_buffer(struct pyle_buf *dst, struct pyle_buf *src)
 
 ssize_t pyle_buf_remove_buffer(struct pyle_buf *src, struct pyle_buf *dst, size_t n)
 {
-    ssize_t rc;
-
-    ++src->moving; /* dst's callbacks run while src's last chain is half way */
-    rc = move(dst, src, move_part, n);
-    --src->moving;
-    return rc;
+    return move(dst, src, move_part, n);
 }
 
 /* ---- memory and files of others ---- */
@@ -618,46 +656,71 @@ int pyle_buf_add_reference(struct pyle_buf *b, const void *data, size_t n, long 
         p->id = id;
         if (evbuffer_add_reference(b->buf, data, n, on_reference_done, p) < 0) {
             rc = pyle_failed();
-            free(p);
+            on_reference_done(NULL, 0, p);
         }
     }
     return (int)pyle_buf_leave(&c, rc);
+}
+
+static int may_add_file(struct pyle_buf *b, int fd, long long offset, long long *length)
+{
+    struct stat st;
+    void *room;
+
+    if (fstat(fd, &st) < 0)
+        return PYLE_SYS;
+    if (!S_ISREG(st.st_mode)) {
+        errno = S_ISDIR(st.st_mode) ? EISDIR : ESPIPE;
+        return PYLE_SYS;
+    }
+    if (offset > st.st_size || *length > st.st_size - offset)
+        return PYLE_RANGE;
+    if (*length < 0)
+        *length = st.st_size - offset;
+    /* evbuffer_add_file_segment frees the segment in some of its failures and not in others:
+     * find the others here. */
+    if (evbuffer_add(b->buf, "", 0) < 0)
+        return PYLE_FAIL; /* frozen */
+    if (*length > 0) {
+        room = malloc((size_t)*length);
+        if (!room)
+            return PYLE_NOMEM;
+        free(room);
+    }
+    return 0;
 }
 
 int pyle_buf_add_file(struct pyle_buf *b, int fd, long long offset, long long length)
 {
     struct pyle_call c;
     struct evbuffer_file_segment *segment = NULL;
-    struct stat st;
     int rc = pyle_buf_enter(&c, b, 1);
 
     if (rc < 0) {
         close(fd);
         return rc;
     }
-    if (fstat(fd, &st) < 0) {
-        rc = PYLE_SYS;
-    } else if (offset < 0 || offset > st.st_size || length > st.st_size - offset) {
-        rc = PYLE_RANGE;
-    } else if (length == 0 || offset == st.st_size) {
-        close(fd);
-        return (int)pyle_buf_leave(&c, 0);
-    } else {
+    rc = may_add_file(b, fd, offset, &length);
+    if (rc == 0 && length > 0) {
         /* No mmap: a file that another program makes shorter would end the process (SIGBUS). */
-        segment = evbuffer_file_segment_new(fd, offset, length < 0 ? -1 : length,
+        segment = evbuffer_file_segment_new(fd, offset, length,
                                             EVBUF_FS_CLOSE_ON_FREE | EVBUF_FS_DISABLE_MMAP);
         if (!segment)
             rc = pyle_failed();
     }
     if (!segment) {
+        int error = errno;
         close(fd);
-        return (int)pyle_buf_leave(&c, rc);
-    }
-    if (evbuffer_add_file_segment(b->buf, segment, 0, -1) < 0)
+        errno = error;
+    } else if (evbuffer_add_file_segment(b->buf, segment, 0, -1) < 0) {
         rc = pyle_failed();
-    else if (b->owner && b->owner->is_socket && !b->is_input)
-        b->has_file = 1;
-    evbuffer_file_segment_free(segment);
+        if (errno != ENOMEM)
+            evbuffer_file_segment_free(segment); /* it could not be read; libevent kept it */
+    } else {
+        if (b->owner && b->owner->is_socket && !b->is_input)
+            b->has_file = 1;
+        evbuffer_file_segment_free(segment);
+    }
     return (int)pyle_buf_leave(&c, rc);
 }
 
@@ -697,6 +760,7 @@ static void on_change(struct evbuffer *buf, const struct evbuffer_cb_info *info,
     struct pyle_buf *b = arg;
     struct pyle_base *pb = b->owner ? b->owner->pb : NULL;
     struct pyle_buf *partner = NULL;
+    int moving = b->moving;
 
     (void)buf;
     if (pyle_exiting || b->closing || !claim(b))
@@ -705,6 +769,7 @@ static void on_change(struct evbuffer *buf, const struct evbuffer_cb_info *info,
         __atomic_add_fetch(&partner->refs, 1, __ATOMIC_RELAXED);
     __atomic_add_fetch(&b->refs, 1, __ATOMIC_RELAXED);
     ++b->depth;
+    b->moving = 0; /* libevent calls the callbacks of a move's source when all is done */
     if (partner)
         ++partner->moving, ++partner->depth; /* a pair moves by parts too */
     if (pyle_py_buffer(b->token, info->orig_size, info->n_added, info->n_deleted) != PYLE_DONE)
@@ -713,6 +778,7 @@ static void on_change(struct evbuffer *buf, const struct evbuffer_cb_info *info,
         --partner->moving, --partner->depth;
         pyle_buf_unref(partner);
     }
+    b->moving = moving;
     --b->depth;
     unclaim(b);
     if (pb && b->owner)

@@ -5,6 +5,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 /* ---- life ---- */
@@ -159,6 +160,38 @@ static void finish_now(struct pyle_bev *pv)
         leave_callback(pv, pyle_py_bev_finished(pv->pb->slot, pv->token), 0, 0);
 }
 
+static void on_bev_event(struct bufferevent *bev, short what, void *arg);
+
+static void on_discard(struct bufferevent *bev, void *arg)
+{
+    struct pyle_bev *pv = arg;
+    struct evbuffer *input = bufferevent_get_input(bev);
+
+    pv->discard -= (ssize_t)evbuffer_get_length(input);
+    evbuffer_drain(input, evbuffer_get_length(input));
+    if (pv->discard <= 0)
+        finish_now(pv);
+}
+
+/* All is written. Closing a socket with something unread in it would have the kernel send a reset
+ * and drop what the peer has not got yet: say that we are through, and read a little longer. */
+static int must_linger(struct pyle_bev *pv)
+{
+    static const struct timeval patience = {2, 0};
+    int unread = 0, fd = pv->is_socket ? bufferevent_getfd(pv->bev) : -1;
+
+    if (fd < 0 || viewed(pv->input) || ioctl(fd, FIONREAD, &unread) < 0 || unread == 0)
+        return 0;
+    shutdown(fd, SHUT_WR);
+    pv->finishing = 3;
+    pv->discard = 1 << 18;
+    evbuffer_drain(bufferevent_get_input(pv->bev), evbuffer_get_length(bufferevent_get_input(pv->bev)));
+    bufferevent_setcb(pv->bev, on_discard, NULL, on_bev_event, pv);
+    bufferevent_setwatermark(pv->bev, EV_READ, 0, 0);
+    bufferevent_set_timeouts(pv->bev, &patience, NULL);
+    return bufferevent_enable(pv->bev, EV_READ) == 0;
+}
+
 static void on_read(struct bufferevent *bev, void *arg)
 {
     struct pyle_bev *pv = arg;
@@ -184,7 +217,8 @@ static void on_write(struct bufferevent *bev, void *arg)
     struct pyle_bev *pv = arg;
 
     if (pv->finishing) {
-        if (pv->finishing == 1 && evbuffer_get_length(bufferevent_get_output(bev)) == 0)
+        if (pv->finishing == 1 && evbuffer_get_length(bufferevent_get_output(bev)) == 0 &&
+            !must_linger(pv))
             finish_now(pv);
         return;
     }
@@ -200,7 +234,8 @@ static void on_bev_event(struct bufferevent *bev, short what, void *arg)
 
     (void)bev;
     if (pv->finishing) {
-        if (pv->finishing == 1 && (what & (BEV_EVENT_ERROR | BEV_EVENT_TIMEOUT | BEV_EVENT_WRITING)))
+        if (pv->finishing == 3 || (pv->finishing == 1 && (what & (BEV_EVENT_ERROR | BEV_EVENT_TIMEOUT |
+                                                                  BEV_EVENT_WRITING))))
             finish_now(pv);
         return;
     }
@@ -226,6 +261,8 @@ int pyle_bev_socket(struct pyle_bev *pv, int fd, int options, int nodelay)
         return rc;
     if (!(options & BEV_OPT_THREADSAFE) && pyle_elsewhere(pv->pb)) {
         rc = PYLE_THREAD;
+    } else if (fd >= pv->pb->fd_limit) {
+        rc = PYLE_RANGE;
     } else if (fd >= 0 && evutil_make_socket_nonblocking(fd) < 0) {
         rc = pyle_failed();
     } else if (!(pv->bev = bufferevent_socket_new(pv->pb->base, fd, options))) {
@@ -274,15 +311,21 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
     struct bufferevent *bev = pv->bev;
     struct pyle_bev *partner;
     struct pyle_buf *input, *output;
-    int rc = check(pv, by_base), fd = -1;
+    int rc = check(pv, by_base), fd = -1, sync;
 
     if (rc < 0)
         return rc == PYLE_CLOSED && (!bev || by_base) ? 0 : rc;
-    pyle_sync_enter();
+    while ((rc = pyle_bev_claim(pv)) < 0) {
+        if (!by_base)
+            return rc;
+        usleep(1000); /* another thread is in one of its calls: the base waits for that */
+    }
+    sync = pyle_sync_enter();
     bufferevent_lock(bev);
     if (!pv->bev) { /* another thread was faster */
         bufferevent_unlock(bev);
-        return (int)pyle_sync_leave(0);
+        pyle_bev_unclaim(pv);
+        return (int)pyle_sync_leave(sync, 0);
     }
     pv->bev = NULL;
     partner = pv->partner;
@@ -323,7 +366,8 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
             finish_now(partner); /* what it has to write has nowhere to go */
         pyle_bev_unref(partner);
     }
-    return (int)pyle_sync_leave(0);
+    pyle_bev_unclaim(pv);
+    return (int)pyle_sync_leave(sync, 0);
 }
 
 int pyle_bev_finish(struct pyle_bev *pv)
@@ -334,9 +378,12 @@ int pyle_bev_finish(struct pyle_bev *pv)
     if (rc < 0)
         return rc;
     bufferevent_lock(bev);
-    if (evbuffer_get_length(bufferevent_get_output(bev)) == 0 ||
-        (pv->is_socket ? bufferevent_getfd(bev) < 0 : !pv->partner)) {
-        rc = 1; /* nothing to write, or nowhere to */
+    if (pv->finishing) {
+        rc = 0;
+    } else if (pv->is_socket ? bufferevent_getfd(bev) < 0 : !pv->partner) {
+        rc = 1; /* nowhere to write to */
+    } else if (evbuffer_get_length(bufferevent_get_output(bev)) == 0) {
+        rc = !must_linger(pv);
     } else {
         pv->finishing = 1;
         pv->held = pv->refused = 0;
@@ -400,31 +447,31 @@ void pyle_bev_unclaim(struct pyle_bev *pv)
         __atomic_store_n(&pv->user, 0, __ATOMIC_RELEASE);
 }
 
-static int begin(struct pyle_bev *pv)
+static int begin(struct pyle_bev *pv, int *sync)
 {
     int rc = usable(pv);
 
     if (rc == 0)
         rc = pyle_bev_claim(pv);
     if (rc == 0)
-        pyle_sync_enter();
+        *sync = pyle_sync_enter();
     return rc;
 }
 
-static int end(struct pyle_bev *pv, int rc)
+static int end(struct pyle_bev *pv, int sync, int rc)
 {
     int error = errno;
 
     pyle_bev_unclaim(pv);
-    rc = (int)pyle_sync_leave(rc < 0 ? pyle_failed() : rc);
+    rc = (int)pyle_sync_leave(sync, rc < 0 ? pyle_failed() : rc);
     errno = error;
     return rc;
 }
 
 #define CALL(pv, expression)                                              \
     do {                                                                  \
-        int rc_ = begin(pv);                                              \
-        return rc_ < 0 ? rc_ : end(pv, (expression));                     \
+        int sync_ = 0, rc_ = begin(pv, &sync_);                           \
+        return rc_ < 0 ? rc_ : end(pv, sync_, (expression));              \
     } while (0)
 
 int pyle_bev_setcb(struct pyle_bev *pv, int read, int write, int event)
@@ -507,6 +554,8 @@ int pyle_bev_setfd(struct pyle_bev *pv, int fd, int own)
 
     if (rc < 0)
         return rc;
+    if (fd < -1 || fd >= pv->pb->fd_limit)
+        return PYLE_RANGE;
     if (fd >= 0 && evutil_make_socket_nonblocking(fd) < 0)
         return pyle_failed();
     if (bufferevent_setfd(pv->bev, fd) < 0)
@@ -529,25 +578,25 @@ int pyle_bev_write(struct pyle_bev *pv, const void *data, size_t n)
 int pyle_bev_write_buffer(struct pyle_bev *pv, struct pyle_buf *b)
 {
     struct pyle_call c;
-    int rc = usable(pv);
+    int sync = 0, rc = usable(pv);
 
     if (rc < 0)
         return rc;
     if (viewed(pv->output))
         return PYLE_VIEWED;
-    rc = pyle_buf_enter(&c, b, 1);
+    rc = pyle_buf_enter_to_read(&c, b, 1);
     if (rc < 0)
         return rc;
-    rc = begin(pv);
+    rc = begin(pv, &sync);
     if (rc == 0)
-        rc = end(pv, bufferevent_write_buffer(pv->bev, b->buf));
+        rc = end(pv, sync, bufferevent_write_buffer(pv->bev, b->buf));
     return (int)pyle_buf_leave(&c, rc);
 }
 
 int pyle_bev_read_buffer(struct pyle_bev *pv, struct pyle_buf *b)
 {
     struct pyle_call c;
-    int rc = usable(pv);
+    int sync = 0, rc = usable(pv);
 
     if (rc < 0)
         return rc;
@@ -556,9 +605,9 @@ int pyle_bev_read_buffer(struct pyle_bev *pv, struct pyle_buf *b)
     rc = pyle_buf_enter(&c, b, 1);
     if (rc < 0)
         return rc;
-    rc = begin(pv);
+    rc = begin(pv, &sync);
     if (rc == 0)
-        rc = end(pv, bufferevent_read_buffer(pv->bev, b->buf));
+        rc = end(pv, sync, bufferevent_read_buffer(pv->bev, b->buf));
     rc = (int)pyle_buf_leave(&c, rc);
     if (pv->stuck)
         pyle_bev_resume(pv);
@@ -580,36 +629,40 @@ static int connected(struct pyle_bev *pv, int had_fd, int rc)
 
 int pyle_bev_connect(struct pyle_bev *pv, const void *address, int length)
 {
-    int rc = usable(pv), had_fd, error;
+    int rc = usable(pv), had_fd, error, sync;
 
     if (rc < 0)
         return rc;
     if (!pv->is_socket)
         return PYLE_RANGE;
     had_fd = bufferevent_getfd(pv->bev) >= 0;
-    pyle_sync_enter();
+    if (!had_fd && !pyle_fd_fits(pv->pb->fd_limit))
+        return PYLE_SYS;
+    sync = pyle_sync_enter();
     errno = 0;
     if (bufferevent_socket_connect(pv->bev, address, length) < 0)
         rc = pyle_failed();
     error = errno;
-    rc = (int)pyle_sync_leave(connected(pv, had_fd, rc));
+    rc = (int)pyle_sync_leave(sync, connected(pv, had_fd, rc));
     errno = error;
     return rc;
 }
 
 int pyle_bev_connect_hostname(struct pyle_bev *pv, int family, const char *host, int port)
 {
-    int rc = usable(pv), had_fd;
+    int rc = usable(pv), had_fd, sync;
 
     if (rc < 0)
         return rc;
     if (!pv->is_socket)
         return PYLE_RANGE;
     had_fd = bufferevent_getfd(pv->bev) >= 0;
-    pyle_sync_enter();
+    if (!had_fd && !pyle_fd_fits(pv->pb->fd_limit))
+        return PYLE_SYS;
+    sync = pyle_sync_enter();
     if (bufferevent_socket_connect_hostname(pv->bev, NULL, family, host, port) < 0)
         rc = pyle_failed();
-    return (int)pyle_sync_leave(connected(pv, had_fd, rc));
+    return (int)pyle_sync_leave(sync, connected(pv, had_fd, rc));
 }
 
 int pyle_bev_dns_error(struct pyle_bev *pv)
@@ -673,12 +726,27 @@ int pyle_bev_set_priority(struct pyle_bev *pv, int priority)
     return rc;
 }
 
+static size_t held_bytes(struct pyle_bev *pv)
+{
+    return pv->bev ? evbuffer_get_length(bufferevent_get_input(pv->bev)) +
+                         2 * evbuffer_get_length(bufferevent_get_output(pv->bev))
+                   : 0;
+}
+
+static int flush(struct pyle_bev *pv, int what, int mode)
+{
+    size_t before = held_bytes(pv);
+    int rc = bufferevent_flush(pv->bev, (short)what, (enum bufferevent_flush_mode)mode);
+
+    return rc < 0 ? rc : rc || held_bytes(pv) != before; /* a pair's answer is always 0 */
+}
+
 int pyle_bev_flush(struct pyle_bev *pv, int what, int mode)
 {
     if (viewed(pv->input) || viewed(pv->output) ||
         (pv->partner && (viewed(pv->partner->input) || viewed(pv->partner->output))))
         return PYLE_VIEWED;
-    CALL(pv, bufferevent_flush(pv->bev, (short)what, (enum bufferevent_flush_mode)mode));
+    CALL(pv, flush(pv, what, mode));
 }
 
 int pyle_bev_trigger(struct pyle_bev *pv, int what, int options)

@@ -123,7 +123,11 @@ int pyle_event_init(struct pyle_base *pb, struct pyle_event *pe, int fd, int wha
     rc = pyle_enter_base(pb);
     if (rc < 0)
         return rc;
-    if (event_assign(&pe->ev, pb->base, fd, (short)what, on[kind], pe) < 0) {
+    if ((what & io) && fd >= pb->fd_limit)
+        rc = PYLE_RANGE;
+    else if ((what & EV_CLOSED) && !(event_base_get_features(pb->base) & EV_FEATURE_EARLY_CLOSE))
+        rc = PYLE_UNABLE;
+    else if (event_assign(&pe->ev, pb->base, fd, (short)what, on[kind], pe) < 0) {
         rc = pyle_failed();
     } else {
         pe->pb = pb;
@@ -159,7 +163,7 @@ int pyle_event_add(struct pyle_event *pe, long long token, double seconds)
             rc = pyle_failed();
             count_signal(pe, 0);
         } else {
-            rc = take_token(pe, token);
+            rc = IS_PENDING(pe) ? take_token(pe, token) : PYLE_IDLE;
         }
     }
     pyle_leave_base(pe->pb);
@@ -209,6 +213,7 @@ long long pyle_event_del(struct pyle_event *pe, int close)
         pthread_mutex_unlock(&pb->lock);
         event_del(&pe->ev);
         pthread_mutex_lock(&pb->lock);
+        pyle_kick(pb); /* it may have been the last one: the loop wants to know */
         if (--pb->inflight == 0)
             pthread_cond_broadcast(&pb->idle);
     } else {
@@ -236,6 +241,8 @@ long long pyle_event_remove_timer(struct pyle_event *pe)
     } else if (pe->token && !IS_PENDING(pe)) {
         token = pe->token;
         spend_token(pe);
+        if (pyle_elsewhere(pe->pb))
+            pyle_kick(pe->pb);
     }
     pyle_leave_base(pe->pb);
     return token;

@@ -246,7 +246,9 @@ int pyle_listener_open(struct pyle_listener *pl, int fd, int flags, int backlog)
 
     if (rc < 0)
         return rc;
-    if (evutil_make_socket_nonblocking(fd) < 0) {
+    if (fd < 0 || fd >= pl->pb->fd_limit) {
+        rc = PYLE_RANGE;
+    } else if (evutil_make_socket_nonblocking(fd) < 0) {
         rc = pyle_failed();
     } else {
         pl->lev = evconnlistener_new(pl->pb->base, on_accept, pl, (unsigned)flags, backlog, fd);
@@ -263,9 +265,13 @@ int pyle_listener_bind(struct pyle_listener *pl, const void *address, int length
 
     if (rc < 0)
         return rc;
-    pl->lev = evconnlistener_new_bind(pl->pb->base, on_accept, pl, (unsigned)flags, backlog,
-                                      address, length);
-    rc = opened(pl, flags);
+    if (pyle_fd_fits(pl->pb->fd_limit)) {
+        pl->lev = evconnlistener_new_bind(pl->pb->base, on_accept, pl, (unsigned)flags, backlog,
+                                          address, length);
+        rc = opened(pl, flags);
+    } else {
+        rc = PYLE_SYS;
+    }
     pyle_leave_base(pl->pb);
     return rc;
 }

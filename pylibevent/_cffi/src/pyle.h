@@ -35,7 +35,9 @@ enum pyle_code {
     PYLE_NONE = -14,    /* there is no such thing (no line yet, nothing found) */
     PYLE_SIGBASE = -15, /* another base has signals */
     PYLE_SMALL = -16,   /* the memory given is too small */
-    PYLE_PRIORITY = -17 /* events exist that the new number of priorities has no room for */
+    PYLE_PRIORITY = -17, /* events exist that the new number of priorities has no room for */
+    PYLE_UNABLE = -18,  /* not with this backend */
+    PYLE_IDLE = -19     /* an event that would wait for nothing */
 };
 
 /* What a Python callback says. 0 is what cffi returns when an exception (a signal's, most
@@ -55,9 +57,10 @@ struct pyle_base {
     int slot;                  /* where Python finds the table of what is pending */
     int closed;                /* no use any more; base goes when the loop is out of it */
     int nolock;                /* EVENT_BASE_FLAG_NOLOCK: one thread only */
+    int fd_limit;              /* descriptors from here on: select() would end the process */
     unsigned fork_gen;         /* of the process that may use it */
     uintptr_t runner;          /* the thread in pyle_base_loop, or 0 */
-    int raised;                /* a callback raised, the loop is on its way out */
+    int raised;                /* so many callbacks raised, the loop is on its way out */
     int break_requested;       /* a loopbreak that event_base_loop could forget */
     int inflight;              /* threads in a blocking event_del */
     int n_signals;             /* armed signal events */
@@ -70,6 +73,8 @@ struct pyle_base {
     struct pyle_listener *listener_grave;
     struct pyle_bev *bev_resume;          /* views let go of elsewhere: read on */
     struct pyle_listener *paused;         /* switched off until the exception has left the loop */
+    struct pyle_base *next_to_free;       /* when the call that this thread is in is over */
+    int freeing;
 };
 
 struct pyle_event {
@@ -110,7 +115,8 @@ struct pyle_bev {
     short refused;             /* directions the user switched off */
     short missed;              /* deferred callbacks that came while refused */
     short forced;              /* trigger() was called: deliver even if refused */
-    int finishing;             /* close_after_write() */
+    int finishing;             /* close_after_write(): 1 writing, 3 reading what is unread, 2 done */
+    ssize_t discard;           /* how much of that at most */
     uintptr_t user;            /* as in pyle_buf, unless BEV_OPT_THREADSAFE */
     int depth;
     struct bufferevent *locked; /* lock(): what unlock() lets go of */
@@ -140,7 +146,7 @@ struct pyle_listener {
 extern unsigned pyle_fork_gen;
 extern int pyle_exiting;
 extern __thread int pyle_sync;       /* depth of our calls that may call back, within the loop */
-extern __thread int pyle_sync_raised;
+extern __thread int pyle_sync_raised; /* how many callbacks of the innermost one have raised */
 extern __thread struct pyle_base *pyle_here; /* the base whose loop this thread is in */
 extern __thread char pyle_me;
 #define PYLE_ME ((uintptr_t)&pyle_me)
@@ -154,9 +160,10 @@ int pyle_elsewhere(const struct pyle_base *pb); /* the loop runs in another thre
 void pyle_kick(struct pyle_base *pb);
 void pyle_hold_base(struct pyle_base *pb);
 void pyle_note_priority(struct pyle_base *pb, int priority);
+int pyle_fd_fits(int limit); /* the next descriptor that the system gives out */
 int pyle_timeval(double seconds, struct timeval *tv); /* < 0: none, returns 0 */
-void pyle_sync_enter(void);
-ssize_t pyle_sync_leave(ssize_t rc);
+int pyle_sync_enter(void); /* what leave wants back */
+ssize_t pyle_sync_leave(int outer, ssize_t rc);
 
 /* buffer.c */
 struct pyle_buf *pyle_buf_of(struct pyle_bev *pv, int input);
@@ -166,8 +173,10 @@ struct pyle_call {             /* one of our calls on a buffer, between enter an
     struct pyle_bev *pv;       /* whose buffer it is, or NULL, and its struct */
     struct bufferevent *bev;
     int locked;
+    int sync;
 };
 int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes);
+int pyle_buf_enter_to_read(struct pyle_call *c, struct pyle_buf *b, int changes);
 ssize_t pyle_buf_leave(struct pyle_call *c, ssize_t rc);
 extern int pyle_pins_waiting;
 
