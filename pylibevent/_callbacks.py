@@ -58,8 +58,9 @@ def caught(exception: BaseException, source: Any) -> int:
             handler(exception, source)
             return HANDLED
         except BaseException as error:
-            exception = error
-    stash.exceptions.append(exception)
+            stash.exceptions.append(error)
+    else:
+        stash.exceptions.append(exception)
     return ERROR
 
 
@@ -96,7 +97,7 @@ def timer(slot: int, token: int, _fd: int, _what: int, released: int) -> int:
 
 
 @callback
-def signal(slot: int, token: int, signum: int, _what: int, released: int) -> int:
+def signal(slot: int, token: int, signum: int, what: int, released: int) -> int:
     source = (tables[slot] or table_of(slot)).get(token)
     if source is None:
         return DONE
@@ -106,7 +107,10 @@ def signal(slot: int, token: int, signum: int, _what: int, released: int) -> int
             source.base._last_signal = source  # libevent looks at it once more after this
         source._callback(signum, *source._args)
     except BaseException as exception:
-        return caught(exception, source)
+        answer = caught(exception, source)
+        if answer == ERROR and (left := what >> 16):
+            lib.pyle_event_again(source._ptr, left)
+        return answer
     return DONE
 
 
@@ -223,9 +227,9 @@ def buffer(token: int, orig_size: int, n_added: int, n_deleted: int) -> int:
             raised.append(exception)
     if not raised:
         return DONE
-    stash.exceptions.append(raised[0])
-    for other in raised[1:]:
-        unraisable(other)
+    stash.exceptions.append(raised.pop(0))
+    while raised:  # and leave none in this frame, which they refer to
+        unraisable(raised.pop(0))
     return ERROR
 
 

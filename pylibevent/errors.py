@@ -58,10 +58,18 @@ stash = Stash()
 
 def stashed() -> list[BaseException]:
     """Takes what the callbacks under the call that just returned RAISED have raised."""
-    first = len(stash.exceptions) - lib.pyle_raised()
+    first = max(0, len(stash.exceptions) - lib.pyle_raised())
     exceptions = stash.exceptions[first:]
     del stash.exceptions[first:]
     return exceptions
+
+
+def raise_first(exceptions: list[BaseException]) -> NoReturn:
+    """Raises it with no frame left that refers to it: that would be a cycle."""
+    try:
+        raise exceptions[0]
+    finally:
+        exceptions.clear()
 
 
 def os_error(code: int, function: str) -> OSError | MemoryError:
@@ -75,25 +83,25 @@ def fail(code: int, function: str) -> NoReturn:
     if code == SYS:
         raise os_error(ffi.errno, function)
     if code == RAISED:
-        first, *others = stashed()
-        for other in others:
+        exceptions = stashed() or [RuntimeError(f"{function}: a callback was interrupted twice")]
+        for other in exceptions[1:]:
             unraisable(other)
-        raise first
+        raise_first(exceptions)
     kind, text = _TEXTS.get(code, (LibeventError, f"failed ({code})"))
     raise kind(f"{function}: {text}")
 
 
+class _Lost:
+    def __init__(self, exception: BaseException) -> None:
+        self.exceptions = [exception]
+
+    def __del__(self) -> None:
+        raise_first(self.exceptions)
+
+
 def unraisable(exception: BaseException) -> None:
     """Reports an exception that no call is left to raise, as Python itself does."""
-
-    class Lost:
-        def __init__(self, exception: BaseException) -> None:
-            self.exception = exception
-
-        def __del__(self) -> None:
-            raise self.exception
-
-    Lost(exception)
+    _Lost(exception)
 
 
 if lib.pyle_init() < 0:

@@ -25,7 +25,7 @@ from .constants import (
     LoopFlags,
     MethodFeatures,
 )
-from .errors import CLOSED, RAISED, RUNNING, LibeventError, fail, stashed, unraisable
+from .errors import CLOSED, RAISED, RUNNING, LibeventError, fail, raise_first, stashed, unraisable
 
 ExceptionHandler = Callable[[Exception, Any], object]
 
@@ -188,13 +188,20 @@ class EventBase(Handle):
         """
         if not self._is_closed:
             self._is_closed = True
-            if not lib.pyle_base_shut(self._ptr):
+            running = lib.pyle_base_shut(self._ptr)
+            if not running or lib.pyle_base_state(self._ptr, lib.PYLE_STATE_RUNNING_HERE):
+                self._close_children()
+            if not running:
                 self._free()
 
-    def _free(self) -> None:
+    def _close_children(self) -> None:
         while self._table:
             _, child = self._table.popitem()
             child._close_with_base()
+        self.exception_handler = None
+
+    def _free(self) -> None:
+        self._close_children()
         rc = lib.pyle_base_free(self._ptr)
         self._last_signal = None
         cb.bases.pop(self._slot, None)
@@ -245,7 +252,7 @@ class EventBase(Handle):
         if integer(flags) & ~_LOOP_FLAGS:
             raise ValueError(f"unknown flags: {flags:#x}")
         if self._later:
-            raise self._later.pop(0)
+            raise_first([self._later.pop(0)])
         tables, slot = cb.tables, self._slot
         outer, chained = -2, -1
         try:
@@ -265,6 +272,7 @@ class EventBase(Handle):
         finally:
             if outer != -2:
                 _signal.set_wakeup_fd(outer)
+                lib.pyle_base_pass_on(ptr, chained)
         self._last_signal = None
         if lib.pyle_log_waiting:
             cb.drain_log()
@@ -272,8 +280,11 @@ class EventBase(Handle):
             self._free()  # closed in a callback
         if rc < 0:
             if rc == RAISED:
-                first, *self._later = stashed()
-                raise first
+                exceptions = stashed()
+                self._later = exceptions[1:]
+                if not exceptions:  # lost: a second signal's hit while cffi handled a first one's
+                    return self.loop(flags)
+                raise_first(exceptions)
             self._check(rc, "event_base_loop")
         return int(rc)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 import socket
 import sys
@@ -78,7 +79,7 @@ def take_lines(data: bytearray, eol: int, limit: int | None) -> list[bytes]:
 
 # ---- what is drawn ----
 
-small_bytes = st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"\0", b"a", b"bc"])).map(b"".join)
+small_bytes = st.text("\r\n\0ab", max_size=30).map(str.encode)
 any_bytes = st.one_of(
     small_bytes, st.builds(lambda n, c: bytes([c]) * n, st.integers(0, 6000), st.integers(10, 13))
 )
@@ -116,7 +117,7 @@ def filled(draw: st.DrawFn, data: st.SearchStrategy[bytes]) -> tuple[EvBuffer, b
 
 # ---- one thing at a time ----
 
-alike = st.lists(st.sampled_from([b"a", b"b"]), max_size=40).map(b"".join)
+alike = st.text("ab", max_size=40).map(str.encode)
 
 
 @given(filled(alike), alike, st.integers(0, 45), st.none() | st.integers(0, 45))
@@ -267,7 +268,7 @@ class Buffers(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pins = len(cb.pins)
+        self.pins = set(cb.pins)
         self.file = tempfile.TemporaryFile()  # noqa: SIM115
         self.file.write(FILE)
         self.file.flush()
@@ -304,14 +305,16 @@ class Buffers(RuleBasedStateMachine):
         self.ours.close()
         self.theirs.close()
         sys.unraisablehook = self.unraisablehook
-        assert len(cb.pins) == self.pins
+        if cb.pins.keys() - self.pins:
+            gc.collect()  # a dropped buffer that a traceback holds
+        assert not cb.pins.keys() - self.pins
 
     # -- what callbacks do --
 
     def on_change(self, buf: EvBuffer, size: int, added: int, deleted: int, i: int) -> None:
         if buf is not self.bufs[i]:
             return  # closed in a callback before this one
-        assert size >= deleted
+        assert size + added >= deleted  # libevent may tell of two changes in one call
         self.counts[i] += added - deleted
         if self.plans[i]:
             self.act(*self.plans[i].pop(0))
@@ -567,5 +570,5 @@ class Buffers(RuleBasedStateMachine):
 
 TestBuffers = pytest.mark.slow(Buffers.TestCase)
 TestBuffers.settings = settings(
-    deadline=None, database=None, max_examples=120, stateful_step_count=50
+    deadline=None, database=None, max_examples=100, stateful_step_count=50
 )

@@ -1802,6 +1802,42 @@ def test_close_after_write_delivers_all_though_the_peer_sent_what_was_not_read(
     run_until(lambda: bev.closed)
 
 
+def test_close_after_write_calls_no_callback_of_the_input_either() -> None:
+    out = run_script(
+        """
+import gc, socket
+from pylibevent import *
+for options in (1, 1 | BEV_OPT_DEFER_CALLBACKS, 1 | BEV_OPT_THREADSAFE):
+    base = EventBase()
+    a, b = socket.socketpair()
+    bev = BufferEvent.socket(base, a, options)
+    bev.enable(EV_READ)
+    b.send(b"in the input")
+    while not bev.input:
+        base.loop(EVLOOP_ONCE)
+    bev.disable(EV_READ)
+    calls = []
+    bev.input.add_cb(lambda *args: (calls.append(args), bev.close()))
+    b.send(b"in the kernel")
+    bev.write(b"bye")
+    bev.close_after_write()
+    for _ in range(20):
+        base.loop(EVLOOP_NONBLOCK)
+        b.send(b"more") if not bev.closed and not calls else None
+    assert b.recv(100) == b"bye"
+    b.close()
+    for _ in range(20):
+        base.loop(EVLOOP_NONBLOCK)
+    assert bev.closed
+    assert calls == [], calls
+    base.close()
+print("fine")
+""",
+        MALLOC_PERTURB_="165",
+    )
+    assert out == "fine\n"
+
+
 def test_close_after_write_with_nothing_to_write_closes_at_once(wired: Wired) -> None:
     bev, peer = wired
     bev.close_after_write()

@@ -461,7 +461,7 @@ def test_a_dropped_base_with_pending_events_in_a_cycle_is_collected(sockets: Soc
     event = Event(base, sockets[0], EV_READ, handler, base)
     event.add()
     handler.thing = event
-    gone = [weakref.ref(base), weakref.ref(event), weakref.ref(handler)]
+    gone: list[weakref.ref[Any]] = [*map(weakref.ref, (base, event, handler))]
     del base, event, handler
     with pytest.warns(ResourceWarning, match="unclosed <EventBase"):
         gc.collect()

@@ -229,6 +229,108 @@ def test_anything_at_all_inside_callbacks(options: int, seed: int) -> None:
     assert int(run_script(FUZZ, str(seed), str(int(options)))) > 1000
 
 
+TRANSFERS = {
+    "enable": """
+        watch()
+        p.write(b"x")
+        q.enable(EV_READ)
+""",
+    "write": """
+        q.enable(EV_READ)
+        watch()
+        p.write(b"x")
+""",
+    "flush": """
+        p.write(b"x")
+        watch()
+        p.flush(EV_WRITE, BEV_FLUSH)
+""",
+    "close_after_write": """
+        q.enable(EV_READ)
+        p.disable(EV_WRITE)
+        p.write(b"x")
+        watch()
+        p.close_after_write()
+""",
+    "a view of the input let go of": """
+        q.enable(EV_READ)
+        p.write(b"x")
+        views = q.input.peek()
+        watch()
+        p.write(b"y")
+        del views
+""",
+    "a view of the output let go of": """
+        q.enable(EV_READ)
+        p.disable(EV_WRITE)
+        p.write(b"x")
+        views = p.output.peek()
+        p.enable(EV_WRITE)
+        watch()
+        del views
+""",
+    "drained below the high watermark": """
+        full()
+        watch()
+        q.input.drain(5)
+""",
+    "read_buffer below the high watermark": """
+        full()
+        watch()
+        q.read_buffer(EvBuffer())
+""",
+    "the high watermark raised": """
+        full()
+        watch()
+        q.setwatermark(EV_READ, 0, 0)
+""",
+}
+
+
+@pytest.mark.parametrize("transfer", TRANSFERS)
+def test_an_input_callback_closes_in_the_middle_of_a_transfer(transfer: str) -> None:
+    """What one of a pair does moves data to the other, whose EvBuffer's callback may close
+    either."""
+    out = run_script(
+        f"""
+import gc
+from pylibevent import *
+for options in (0, BEV_OPT_THREADSAFE):
+    for victims in ("p", "q", "pq"):
+        base = EventBase()
+        p, q = BufferEvent.pair(base, options)
+
+        def close(buf, before, added, deleted):
+            if added:
+                p.close() if "p" in victims else None
+                q.close() if "q" in victims else None
+
+        def watch():
+            q.input.add_cb(close)
+
+        def full():
+            q.setwatermark(EV_READ, 0, 5)
+            q.setcb(read=lambda bev: None)
+            q.enable(EV_READ)
+            p.write(b"0123456789")
+            for _ in range(5):
+                base.loop(EVLOOP_NONBLOCK)
+            assert len(q.input) == 5
+{transfer}
+        gc.collect()
+        for _ in range(5):
+            base.loop(EVLOOP_NONBLOCK)
+        assert p.closed or "p" not in victims
+        assert q.closed == ("q" in victims)
+        base.close()
+        del p, q
+        gc.collect()
+print("fine")
+"""
+    )
+    assert out == "fine\n"
+
+
 def test_free_on_timeout_with_output_pending(
     base: EventBase, sockets: Sockets, run_until: RunUntil
 ) -> None:

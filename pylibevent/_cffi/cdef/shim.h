@@ -19,6 +19,7 @@ void pyle_base_unref(struct pyle_base *);
 int pyle_base_open(struct pyle_base *, struct event_config *config, int nolock, int select);
 struct event_base *pyle_base_ptr(struct pyle_base *);   /* NULL once closed */
 int pyle_base_wakefd(struct pyle_base *);               /* made on first use */
+void pyle_base_pass_on(struct pyle_base *, int wakefd);  /* what signals have written, to another wakeup descriptor */
 int pyle_base_loop(struct pyle_base *, int flags, int chained_wakefd);
 int pyle_base_loopexit(struct pyle_base *, double seconds);
 int pyle_base_loopbreak(struct pyle_base *);
@@ -46,6 +47,7 @@ int pyle_base_free(struct pyle_base *);
 int pyle_event_init(struct pyle_base *, struct pyle_event *, int fd, int what, int kind);
 int pyle_event_add(struct pyle_event *, long long token, double seconds); /* 1: token is in use now */
 int pyle_event_active(struct pyle_event *, long long token, int what);    /* the same */
+int pyle_event_again(struct pyle_event *, int calls);          /* a signal's calls that an exception cut off */
 long long pyle_event_del(struct pyle_event *, int close);     /* the token let go of, 0: none */
 long long pyle_event_remove_timer(struct pyle_event *);       /* the same */
 int pyle_event_pending(struct pyle_event *, int what);

@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <math.h>
 #include <sys/select.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 unsigned pyle_fork_gen;
@@ -207,16 +208,23 @@ static void on_kick(evutil_socket_t fd, short what, void *arg)
         pyle_raise(pb);
 }
 
-static void on_wake(evutil_socket_t fd, short what, void *arg)
+void pyle_base_pass_on(struct pyle_base *pb, int wakefd)
 {
-    struct pyle_base *pb = arg;
     char signals[256];
     ssize_t n;
 
-    (void)what;
-    while ((n = read(fd, signals, sizeof(signals))) > 0)
-        if (pb->wake_chain >= 0 && write(pb->wake_chain, signals, (size_t)n) < 0)
+    while (pb->wake[0] >= 0 && (n = read(pb->wake[0], signals, sizeof(signals))) > 0)
+        if (wakefd >= 0 && write(wakefd, signals, (size_t)n) < 0)
             break; /* full: it will wake up all the same */
+}
+
+static void on_wake(evutil_socket_t fd, short what, void *arg)
+{
+    struct pyle_base *pb = arg;
+
+    (void)fd;
+    (void)what;
+    pyle_base_pass_on(pb, pb->wake_chain);
     if (!pyle_exiting && pyle_py_signals() != PYLE_DONE)
         pyle_raise(pb);
     pyle_after(pb);
@@ -306,6 +314,20 @@ int pyle_fd_fits(int limit)
     return 0;
 }
 
+int pyle_fd_waits(struct pyle_base *pb, int fd)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return PYLE_SYS;
+    if ((S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)) &&
+        !(event_base_get_features(pb->base) & EV_FEATURE_FDS)) {
+        errno = EPERM; /* what epoll says; bufferevents do not pass it on */
+        return PYLE_SYS;
+    }
+    return 0;
+}
+
 int pyle_base_open(struct pyle_base *pb, struct event_config *config, int nolock, int select)
 {
     errno = 0;
@@ -357,6 +379,11 @@ int pyle_base_free(struct pyle_base *pb)
     int sync;
 
     pyle_base_shut(pb);
+    pthread_mutex_lock(&pb->lock);
+    pb->free_after_unlock = pb->locks > 0; /* what is locked has to be there to be unlocked */
+    pthread_mutex_unlock(&pb->lock);
+    if (pb->free_after_unlock)
+        return 0;
     if (pyle_sync > 0) { /* a call up the stack may be in the middle of one of its buffers */
         if (pb->base && !pb->freeing) {
             pb->freeing = 1;

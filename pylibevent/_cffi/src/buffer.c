@@ -84,15 +84,20 @@ void pyle_buf_unref(struct pyle_buf *b)
     release_pins();
 }
 
+void pyle_buf_uncall(struct pyle_buf *b)
+{
+    if (b && b->cb) {
+        evbuffer_remove_cb_entry(b->buf, b->cb);
+        b->cb = NULL;
+    }
+}
+
 /* The bufferevent is going. What memoryviews still show stays, out of its reach. */
 void pyle_buf_orphan(struct pyle_buf *b, struct evbuffer *buf)
 {
     struct evbuffer *rest = NULL;
 
-    if (b->cb) {
-        evbuffer_remove_cb_entry(buf, b->cb);
-        b->cb = NULL;
-    }
+    pyle_buf_uncall(b);
     if (views(b) > 0 && (rest = evbuffer_new())) {
         evbuffer_unfreeze(buf, 1);
         evbuffer_add_buffer(rest, buf);
@@ -776,6 +781,7 @@ static void on_change(struct evbuffer *buf, const struct evbuffer_cb_info *info,
         pyle_raise(pb ? pb : pyle_here);
     if (partner) {
         --partner->moving, --partner->depth;
+        unclaim(partner);
         pyle_buf_unref(partner);
     }
     b->moving = moving;

@@ -173,14 +173,16 @@ static void on_discard(struct bufferevent *bev, void *arg)
         finish_now(pv);
 }
 
-/* All is written. Closing a socket with something unread in it would have the kernel send a reset
- * and drop what the peer has not got yet: say that we are through, and read a little longer. */
+/* All is written. Closing a socket with something unread in it, or that the peer goes on writing
+ * to, would have the kernel send a reset and drop what the peer has not got yet: say that we are
+ * through, and read a little longer. */
 static int must_linger(struct pyle_bev *pv)
 {
     static const struct timeval patience = {2, 0};
-    int unread = 0, fd = pv->is_socket ? bufferevent_getfd(pv->bev) : -1;
+    int unread = 0, unsent = 0, fd = pv->is_socket ? bufferevent_getfd(pv->bev) : -1;
 
-    if (fd < 0 || viewed(pv->input) || ioctl(fd, FIONREAD, &unread) < 0 || unread == 0)
+    if (fd < 0 || viewed(pv->input) || ioctl(fd, FIONREAD, &unread) < 0 ||
+        ioctl(fd, TIOCOUTQ, &unsent) < 0 || (unread == 0 && unsent == 0))
         return 0;
     shutdown(fd, SHUT_WR);
     pv->finishing = 3;
@@ -263,6 +265,8 @@ int pyle_bev_socket(struct pyle_bev *pv, int fd, int options, int nodelay)
         rc = PYLE_THREAD;
     } else if (fd >= pv->pb->fd_limit) {
         rc = PYLE_RANGE;
+    } else if (fd >= 0 && (rc = pyle_fd_waits(pv->pb, fd)) < 0) {
+        ; /* nothing would ever happen */
     } else if (fd >= 0 && evutil_make_socket_nonblocking(fd) < 0) {
         rc = pyle_failed();
     } else if (!(pv->bev = bufferevent_socket_new(pv->pb->base, fd, options))) {
@@ -378,6 +382,8 @@ int pyle_bev_finish(struct pyle_bev *pv)
     if (rc < 0)
         return rc;
     bufferevent_lock(bev);
+    pyle_buf_uncall(pv->input);
+    pyle_buf_uncall(pv->output);
     if (pv->finishing) {
         rc = 0;
     } else if (pv->is_socket ? bufferevent_getfd(bev) < 0 : !pv->partner) {
@@ -770,6 +776,9 @@ int pyle_bev_lock(struct pyle_bev *pv)
 
     if (rc < 0)
         return rc;
+    pthread_mutex_lock(&pv->pb->lock);
+    ++pv->pb->locks;
+    pthread_mutex_unlock(&pv->pb->lock);
     bufferevent_incref(pv->bev);
     bufferevent_lock(pv->bev);
     pv->locked = pv->bev;
@@ -781,6 +790,8 @@ int pyle_bev_lock(struct pyle_bev *pv)
 int pyle_bev_unlock(struct pyle_bev *pv)
 {
     struct bufferevent *bev = pv->locked;
+    struct pyle_base *pb = pv->pb;
+    int free_now;
 
     if (pv->lock_depth == 0 || pv->locker != PYLE_ME)
         return PYLE_THREAD;
@@ -788,5 +799,8 @@ int pyle_bev_unlock(struct pyle_bev *pv)
         pv->locked = NULL;
     bufferevent_unlock(bev);
     bufferevent_decref(bev);
-    return 0;
+    pthread_mutex_lock(&pb->lock);
+    free_now = --pb->locks == 0 && pb->free_after_unlock;
+    pthread_mutex_unlock(&pb->lock);
+    return free_now ? pyle_base_free(pb) : 0;
 }

@@ -54,6 +54,17 @@ static int take_token(struct pyle_event *pe, long long token)
     return 1;
 }
 
+static int enter(struct pyle_event *pe)
+{
+    int rc = pe->open ? pyle_enter_base(pe->pb) : PYLE_CLOSED;
+
+    if (rc == 0 && !pe->open) { /* closed by another thread just now */
+        pyle_leave_base(pe->pb);
+        rc = PYLE_CLOSED;
+    }
+    return rc;
+}
+
 typedef int fire_fn(int slot, long long token, int fd, int what, int released);
 
 static void fire(struct pyle_event *pe, int fd, int what, fire_fn *fn)
@@ -82,7 +93,7 @@ static void fire(struct pyle_event *pe, int fd, int what, fire_fn *fn)
         if (!pb->closed && pb->base && pe->open) {
             if (released)
                 take_token(pe, token);
-            event_active(&pe->ev, (short)what, 1);
+            event_active(&pe->ev, (short)what, (short)((what >> 16) + 1));
         }
         pthread_mutex_unlock(&pb->lock);
     }
@@ -101,9 +112,26 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
     fire(arg, fd, what, pyle_py_timer);
 }
 
+/* A signal that came several times calls back as often, but an exception ends that: the number
+ * still to come goes along, and pyle_event_again() sees to them. */
 static void on_signal(evutil_socket_t fd, short what, void *arg)
 {
-    fire(arg, fd, what, pyle_py_signal);
+    struct pyle_event *pe = arg;
+    int left = pe->ev.ev_.ev_signal.ev_ncalls;
+
+    fire(pe, fd, what | left << 16, pyle_py_signal);
+}
+
+int pyle_event_again(struct pyle_event *pe, int calls)
+{
+    int rc = enter(pe);
+
+    if (rc < 0)
+        return rc;
+    if (pe->token && calls > 0)
+        event_active(&pe->ev, EV_SIGNAL, (short)calls);
+    pyle_leave_base(pe->pb);
+    return 0;
 }
 
 int pyle_event_init(struct pyle_base *pb, struct pyle_event *pe, int fd, int what, int kind)
@@ -136,17 +164,6 @@ int pyle_event_init(struct pyle_base *pb, struct pyle_event *pe, int fd, int wha
         pyle_note_priority(pb, event_get_priority(&pe->ev));
     }
     pyle_leave_base(pb);
-    return rc;
-}
-
-static int enter(struct pyle_event *pe)
-{
-    int rc = pe->open ? pyle_enter_base(pe->pb) : PYLE_CLOSED;
-
-    if (rc == 0 && !pe->open) { /* closed by another thread just now */
-        pyle_leave_base(pe->pb);
-        rc = PYLE_CLOSED;
-    }
     return rc;
 }
 

@@ -242,12 +242,18 @@ static int enter(struct pyle_listener *pl)
 
 int pyle_listener_open(struct pyle_listener *pl, int fd, int flags, int backlog)
 {
-    int rc = enter(pl);
+    int listens = 0, rc = enter(pl);
+    socklen_t length = sizeof(listens);
 
     if (rc < 0)
         return rc;
     if (fd < 0 || fd >= pl->pb->fd_limit) {
         rc = PYLE_RANGE;
+    } else if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) < 0) {
+        rc = pyle_failed();
+    } else if (backlog == 0 && !listens) {
+        errno = EINVAL;
+        rc = PYLE_SYS;
     } else if (evutil_make_socket_nonblocking(fd) < 0) {
         rc = pyle_failed();
     } else {

@@ -75,6 +75,8 @@ struct pyle_base {
     struct pyle_listener *paused;         /* switched off until the exception has left the loop */
     struct pyle_base *next_to_free;       /* when the call that this thread is in is over */
     int freeing;
+    int locks;                 /* of its bufferevents, held by lock() */
+    int free_after_unlock;
 };
 
 struct pyle_event {
@@ -161,6 +163,7 @@ void pyle_kick(struct pyle_base *pb);
 void pyle_hold_base(struct pyle_base *pb);
 void pyle_note_priority(struct pyle_base *pb, int priority);
 int pyle_fd_fits(int limit); /* the next descriptor that the system gives out */
+int pyle_fd_waits(struct pyle_base *pb, int fd); /* may it be waited for? */
 int pyle_timeval(double seconds, struct timeval *tv); /* < 0: none, returns 0 */
 int pyle_sync_enter(void); /* what leave wants back */
 ssize_t pyle_sync_leave(int outer, ssize_t rc);
@@ -175,6 +178,7 @@ struct pyle_call {             /* one of our calls on a buffer, between enter an
     int locked;
     int sync;
 };
+void pyle_buf_uncall(struct pyle_buf *b); /* no callbacks of Python's any more; b may be NULL */
 int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes);
 int pyle_buf_enter_to_read(struct pyle_call *c, struct pyle_buf *b, int changes);
 ssize_t pyle_buf_leave(struct pyle_call *c, ssize_t rc);
