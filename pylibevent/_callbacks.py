@@ -6,9 +6,9 @@ table is also what keeps a pending event or an open bufferevent alive.
 
 Each function answers with what became of the call (enum pyle_answer in _cffi/src/pyle.h): DONE,
 ERROR (it raised; the exception waits in `stash`), HANDLED (the base's exception_handler took it).
-An exception that hits before the user's function is entered (a signal handler's, which Python
-runs when this function starts) stays outside the try: cffi then returns RETRY, and C sees to it
-that the call is made again later.
+An exception that hits before the user's function is `entered` (a signal handler's, which Python
+runs when a function starts) makes cffi return RETRY, and C sees to it that the call is made again
+later. Until the user's function has returned the table keeps what C would call again.
 """
 
 from __future__ import annotations
@@ -46,9 +46,16 @@ def table_of(slot: int) -> dict[int, Any]:
 
 def escaped(
     _kind: type[BaseException], exception: BaseException, traceback: TracebackType | None
-) -> None:
-    """What cffi calls when a function below did not get as far as its own except."""
+) -> int | None:
+    """What cffi calls when an exception leaves a function below: a signal handler's, as a rule.
+    Before the user's function was entered cffi's 0, RETRY, is the right answer."""
     stash.exceptions.append(exception.with_traceback(traceback))
+    names = traceback.tb_frame.f_locals if traceback else {}
+    if not names.get("entered"):
+        return None
+    if names.get("released"):
+        names["source"]._table.pop(names["token"], None)
+    return ERROR
 
 
 def caught(exception: BaseException, source: Any) -> int:
@@ -73,13 +80,15 @@ def event(slot: int, token: int, fd: int, what: int, released: int) -> int:
     source = (tables[slot] or table_of(slot)).get(token)
     if source is None:
         return DONE
-    try:  # no signal handler runs between here and the user's function
-        if released:
-            del source._table[token]
+    entered = True  # noqa: F841
+    try:
         source._callback(fd, EVENT_FLAGS[what], *source._args)
+        answer = DONE
     except BaseException as exception:
-        return caught(exception, source)
-    return DONE
+        answer = caught(exception, source)
+    if released:
+        source._table.pop(token, None)
+    return answer
 
 
 @callback
@@ -87,13 +96,15 @@ def timer(slot: int, token: int, _fd: int, _what: int, released: int) -> int:
     source = (tables[slot] or table_of(slot)).get(token)
     if source is None:
         return DONE
+    entered = True  # noqa: F841
     try:
-        if released:
-            del source._table[token]
         source._callback(*source._args)
+        answer = DONE
     except BaseException as exception:
-        return caught(exception, source)
-    return DONE
+        answer = caught(exception, source)
+    if released:
+        source._table.pop(token, None)
+    return answer
 
 
 @callback
@@ -101,17 +112,18 @@ def signal(slot: int, token: int, signum: int, what: int, released: int) -> int:
     source = (tables[slot] or table_of(slot)).get(token)
     if source is None:
         return DONE
+    entered = True  # noqa: F841
     try:
-        if released:
-            del source._table[token]
-            source.base._last_signal = source  # libevent looks at it once more after this
         source._callback(signum, *source._args)
+        answer = DONE
     except BaseException as exception:
         answer = caught(exception, source)
         if answer == ERROR and (left := what >> 16):
             lib.pyle_event_again(source._ptr, left)
-        return answer
-    return DONE
+    if released:
+        source.base._last_signal = source  # libevent looks at it once more after this
+        source._table.pop(token, None)
+    return answer
 
 
 @callback
@@ -119,6 +131,7 @@ def bev_read(slot: int, token: int) -> int:
     source = (tables[slot] or table_of(slot)).get(token)
     if source is None or (function := source._read) is None:
         return DONE
+    entered = True  # noqa: F841
     try:
         function(source, *source._args)
     except BaseException as exception:
@@ -131,6 +144,7 @@ def bev_write(slot: int, token: int) -> int:
     source = (tables[slot] or table_of(slot)).get(token)
     if source is None or (function := source._write) is None:
         return DONE
+    entered = True  # noqa: F841
     try:
         function(source, *source._args)
     except BaseException as exception:
@@ -145,6 +159,7 @@ def bev_event(slot: int, token: int, what: int, error: int) -> int:
         return DONE
     if error:
         source._error = error
+    entered = True  # noqa: F841
     try:
         function(source, BUFFEREVENT_FLAGS[what], *source._args)
     except BaseException as exception:
@@ -183,6 +198,7 @@ def accept(
         address = (name.decode(), port, flowinfo, scope)
     else:
         address = unix_address(name)
+    entered = True  # noqa: F841
     try:
         source._callback(source, fd, address, *source._args)
     except BaseException as exception:
@@ -202,6 +218,7 @@ def accept_error(slot: int, token: int, error: int) -> int:
         return DONE
     exception = os_error(error, "accept")
     function = source._error_callback
+    entered = True  # noqa: F841
     try:
         if function is None:
             log.warning("%s; the listener tries again in 0.1 s", exception)
@@ -218,6 +235,7 @@ def buffer(token: int, orig_size: int, n_added: int, n_deleted: int) -> int:
     if source is None:
         return DONE
     raised: list[BaseException] = []
+    entered = True  # noqa: F841
     for entry in tuple(source._callbacks):
         if not entry.active:  # removed by one before it
             continue

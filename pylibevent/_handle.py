@@ -2,21 +2,61 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 from . import _callbacks as cb
-from .errors import CLOSED, fail
+from ._libevent import ffi
+from .errors import CLOSED, LibeventError, fail
 
 Self = TypeVar("Self", bound="Handle")
+
+
+_ANCHOR = ffi.typeof("char[1]")
+
+
+class _Reference(weakref.ref[Any]):
+    """Counts as the reference that a Python object has to a C struct.
+
+    Not ffi.gc: the garbage collector runs that one's destructor along with the __del__ methods of
+    a cycle, in any order, and a later one of these may use the struct. The anchor is plain memory
+    of cffi's, which the collector does not look at: it ends, and with it this, when the object is
+    deallocated, after all of them.
+    """
+
+    __slots__ = ("ptr", "release")
+
+    ptr: Any
+    release: Callable[[Any], object]
+
+
+_references: dict[int, _Reference] = {}
+
+
+def _gone(reference: _Reference, _references: dict[int, _Reference] = _references) -> None:
+    del _references[id(reference)]
+    reference.release(reference.ptr)
 
 
 class Handle:
     """Owns a C struct: cannot be copied, and as a context manager it closes itself."""
 
-    __slots__ = ("__weakref__", "_ptr")
+    __slots__ = ("__weakref__", "_anchor", "_ptr")
 
+    _anchor: Any
     _ptr: Any
+
+    def _own(self, ptr: Any, release: Callable[[Any], object]) -> None:
+        """Takes the reference that came with ptr; release(ptr) gives it back."""
+        anchor = ffi.new(_ANCHOR)
+        reference = _Reference(anchor, _gone)
+        reference.ptr = ptr
+        reference.release = release
+        _references[id(reference)] = reference
+        self._anchor = anchor
+        self._ptr = ptr
 
     @property
     def closed(self) -> bool:
@@ -48,6 +88,16 @@ class Handle:
         _traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _describe(self) -> str:
+        return "open"
+
+    def __repr__(self) -> str:
+        try:
+            what = "closed" if self.closed else self._describe()
+        except (OSError, RuntimeError, LibeventError):  # not now, or not from here
+            what = "open"
+        return f"<{type(self).__name__} {what} at {id(self):#x}>"
 
     def __reduce_ex__(self, _protocol: object) -> NoReturn:
         raise TypeError(f"cannot copy or pickle {type(self).__name__}")

@@ -119,7 +119,7 @@ class EvBuffer(Handle):
         ptr = lib.pyle_buf_new()
         if not ptr:
             raise MemoryError("evbuffer_new")
-        self._ptr = ffi.gc(ptr, lib.pyle_buf_unref)
+        self._own(ptr, lib.pyle_buf_unref)
         self._token = 0
         self._callbacks: list[CallbackEntry] = []
         if initial != b"":
@@ -128,7 +128,7 @@ class EvBuffer(Handle):
     @classmethod
     def _of(cls, ptr: Any) -> EvBuffer:
         buffer = cls.__new__(cls)
-        buffer._ptr = ffi.gc(ptr, lib.pyle_buf_unref)
+        buffer._own(ptr, lib.pyle_buf_unref)
         buffer._token = 0
         buffer._callbacks = []
         return buffer
@@ -180,10 +180,8 @@ class EvBuffer(Handle):
     def __contains__(self, what: Bytes) -> bool:
         return self.search(what) is not None
 
-    def __repr__(self) -> str:
-        if self.closed:
-            return f"<EvBuffer closed at {id(self):#x}>"
-        return f"<EvBuffer {len(self)} bytes at {id(self):#x}>"
+    def _describe(self) -> str:
+        return f"{len(self)} bytes"
 
     # ---- in ----
 

@@ -35,7 +35,7 @@ from .constants import (
     EventFlags,
     TriggerOptions,
 )
-from .errors import CLOSED, NONE, fail, os_error
+from .errors import CLOSED, fail, os_error
 from .event import EventBase
 
 Callback = Callable[..., object]
@@ -93,7 +93,7 @@ class BufferEvent(Handle):
         ptr = lib.pyle_bev_new(base._ptr, self._token)
         if not ptr:
             raise MemoryError("bufferevent_socket_new")
-        self._ptr = ffi.gc(ptr, lib.pyle_bev_unref)
+        self._own(ptr, lib.pyle_bev_unref)
         return self
 
     @classmethod
@@ -116,13 +116,13 @@ class BufferEvent(Handle):
             options |= BEV_OPT_CLOSE_ON_FREE
         self = cls._new(base)
         number = -1 if fd is None else fileno(fd)
-        rc = lib.pyle_bev_socket(self._ptr, number, integer(options, "options"), bool(nodelay))
+        base._table[self._token] = self
+        rc = lib.pyle_bev_socket(self._ptr, number, options, bool(nodelay))
         if rc < 0:
-            cb.drain_log()
-            fail(rc, "bufferevent_socket_new")
+            base._table.pop(self._token, None)
+            self._check(rc, "bufferevent_socket_new")
         if isinstance(fd, Socket):
             fd.detach()
-        base._table[self._token] = self
         return self
 
     @classmethod
@@ -131,12 +131,15 @@ class BufferEvent(Handle):
         (bufferevent_pair_new). Their callbacks are always deferred."""
         _check_options(options)
         first, second = cls._new(base), cls._new(base)
-        rc = lib.pyle_bev_pair(first._ptr, second._ptr, integer(options, "options"))
-        if rc < 0:
-            fail(rc, "bufferevent_pair_new")
         first._partner, second._partner = second, first
         base._table[first._token] = first
         base._table[second._token] = second
+        rc = lib.pyle_bev_pair(first._ptr, second._ptr, options)
+        if rc < 0:
+            for one in (first, second):
+                base._table.pop(one._token, None)
+                one._partner = None
+            fail(rc, "bufferevent_pair_new")
         return first, second
 
     # ---- life ----
@@ -191,10 +194,8 @@ class BufferEvent(Handle):
                 buffer._forget()
         self._input = self._output = None
 
-    def __repr__(self) -> str:
-        if self.closed:
-            return f"<BufferEvent closed at {id(self):#x}>"
-        return f"<BufferEvent fd={lib.bufferevent_getfd(self.ptr)} at {id(self):#x}>"
+    def _describe(self) -> str:
+        return f"fd={self.fd}"
 
     # ---- callbacks ----
 
@@ -361,8 +362,7 @@ class BufferEvent(Handle):
         Setting it neither closes the old one nor forgets the buffers; a socket.socket is taken
         over.
         """
-        rc = lib.pyle_bev_fd(self._ptr)
-        return -1 if rc == NONE else self._check(rc, "bufferevent_getfd")
+        return self._check(lib.pyle_bev_fd(self._ptr), "bufferevent_getfd") - 1
 
     @fd.setter
     def fd(self, fd: FileDescriptor) -> None:

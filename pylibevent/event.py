@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import signal as _signal
 import threading
@@ -25,7 +26,16 @@ from .constants import (
     LoopFlags,
     MethodFeatures,
 )
-from .errors import CLOSED, RAISED, RUNNING, LibeventError, fail, raise_first, stashed, unraisable
+from .errors import (
+    CLOSED,
+    RAISED,
+    LibeventError,
+    fail,
+    raise_first,
+    stash,
+    stashed,
+    unraisable,
+)
 
 ExceptionHandler = Callable[[Exception, Any], object]
 
@@ -68,7 +78,7 @@ class EventConfig(Handle):
         config = lib.event_config_new()
         if not config:
             raise MemoryError("event_config_new")
-        self._ptr = ffi.gc(config, lib.event_config_free)
+        self._own(config, lib.event_config_free)
         self._nolock = False
         self._avoided: set[str] = set()
 
@@ -84,7 +94,9 @@ class EventConfig(Handle):
 
     def close(self) -> None:
         """Frees it (event_config_free); bases made with it stay as they are."""
-        self._ptr = None
+        if self._ptr is not None:
+            self._ptr = None
+            del self._anchor
 
     def avoid_method(self, method: str) -> None:
         """Leaves a backend out, "epoll" for one (event_config_avoid_method)."""
@@ -159,12 +171,13 @@ class EventBase(Handle):
         if not ptr:
             _give_slot(self._slot)
             raise MemoryError("event_base_new")
-        ptr = ffi.gc(ptr, lib.pyle_base_unref)
+        self._own(
+            ptr, lib.pyle_base_unref
+        )  # stays after close(): events that outlive the base look at it
         rc = lib.pyle_base_open(ptr, raw, nolock, select)
         if rc < 0:
             _give_slot(self._slot)
         self._check(rc, "event_base_new_with_config" if config else "event_base_new")
-        self._ptr = ptr  # stays after close(): events that outlive the base look at it
         self._is_closed = False
         cb.bases[self._slot] = self
 
@@ -186,13 +199,14 @@ class EventBase(Handle):
         In a callback, or while the loop runs in another thread, nothing may be used from now on,
         and the loop ends and frees it. May be called twice.
         """
-        if not self._is_closed:
-            self._is_closed = True
-            running = lib.pyle_base_shut(self._ptr)
-            if not running or lib.pyle_base_state(self._ptr, lib.PYLE_STATE_RUNNING_HERE):
-                self._close_children()
-            if not running:
-                self._free()
+        if self._is_closed:
+            return
+        self._check(lib.pyle_base_shut(self._ptr), "event_base_free")
+        self._is_closed = True
+        if lib.pyle_base_state(self._ptr, lib.PYLE_STATE_RUNNING_HERE):
+            self._close_children()
+        if lib.pyle_base_claim_free(self._ptr):
+            self._free()
 
     def _close_children(self) -> None:
         while self._table:
@@ -220,8 +234,8 @@ class EventBase(Handle):
         finally:
             self.close()
 
-    def __repr__(self) -> str:
-        return f"<EventBase {'closed' if self.closed else self.method} at {id(self):#x}>"
+    def _describe(self) -> str:
+        return self.method
 
     def reinit(self) -> None:
         """Makes the base usable in the child after os.fork() (event_reinit).
@@ -248,44 +262,50 @@ class EventBase(Handle):
 
     def loop(self, flags: int = 0) -> int:
         """Runs the loop as `dispatch()`, with EVLOOP_* flags (event_base_loop)."""
-        ptr = self._ptr
         if integer(flags) & ~_LOOP_FLAGS:
             raise ValueError(f"unknown flags: {flags:#x}")
+        if stash.exceptions and lib.pyle_outermost():  # of a call that was interrupted
+            self._later += stash.exceptions
+            stash.exceptions.clear()
         if self._later:
             raise_first([self._later.pop(0)])
-        tables, slot = cb.tables, self._slot
-        outer, chained = -2, -1
+        rc = self._run(flags)
+        self._last_signal = None
+        if lib.pyle_log_waiting:
+            cb.drain_log()
+        if self._is_closed and lib.pyle_base_claim_free(self._ptr):
+            self._free()  # closed in a callback, or by another thread
+        if rc == RAISED:
+            exceptions = stashed()
+            self._later += exceptions[1:]
+            if not exceptions:  # lost: a second signal's hit while cffi handled a first one's
+                return self.loop(flags)
+            raise_first(exceptions)
+        return self._check(rc, "event_base_loop")
+
+    def _run(self, flags: int) -> int:
+        ptr, tables, slot = self._ptr, cb.tables, self._slot
+        outer, chained, rc = -2, -1, None
         try:
             if not flags & EVLOOP_NONBLOCK and _in_main_thread():
                 wakefd = self._check(lib.pyle_base_wakefd(ptr), "event_base_loop")
                 outer = chained = _signal.set_wakeup_fd(wakefd, warn_on_full_buffer=False)
                 if chained == wakefd:
                     chained = -1
-            if tables[slot] is None:
+            first = tables[slot] is None
+            if first:
                 tables[slot] = self._table
-                try:
-                    rc = lib.pyle_base_loop(ptr, flags, chained)
-                finally:
-                    tables[slot] = None
-            else:
+            try:
                 rc = lib.pyle_base_loop(ptr, flags, chained)
+            finally:
+                if first:
+                    tables[slot] = None
+                if rc is None:  # a signal handler's exception hid it
+                    self._later += stashed()
         finally:
             if outer != -2:
                 _signal.set_wakeup_fd(outer)
                 lib.pyle_base_pass_on(ptr, chained)
-        self._last_signal = None
-        if lib.pyle_log_waiting:
-            cb.drain_log()
-        if self._is_closed and rc not in (CLOSED, RUNNING):
-            self._free()  # closed in a callback
-        if rc < 0:
-            if rc == RAISED:
-                exceptions = stashed()
-                self._later = exceptions[1:]
-                if not exceptions:  # lost: a second signal's hit while cffi handled a first one's
-                    return self.loop(flags)
-                raise_first(exceptions)
-            self._check(rc, "event_base_loop")
         return int(rc)
 
     def loopexit(self, timeout: Seconds | None = None) -> None:
@@ -436,28 +456,35 @@ class Event(Handle):
         Raises PermissionError for a regular file under epoll, RuntimeError for a second base
         with signals, ValueError if there is nothing to wait for. From any thread.
         """
+        delay = -1.0 if timeout is None else seconds(timeout)
         token = cb.next_token()
         self._table[token] = self
-        rc = -8
         try:
-            rc = lib.pyle_event_add(self._ptr, token, -1.0 if timeout is None else seconds(timeout))
-        finally:
-            if rc != 1:  # already pending, or failed
-                del self._table[token]
-        if rc < 0:
+            rc = lib.pyle_event_add(self._ptr, token, delay)
+        except BaseException:
+            self._interrupted(token)
+            raise
+        if rc != 1:  # already pending, or failed
+            self._table.pop(token, None)
             self._check(rc, "event_add")
+
+    def _interrupted(self, token: int) -> None:
+        """A signal handler's exception hid C's answer: did C take the token?"""
+        if lib.pyle_event_token(self._ptr) != token:
+            self._table.pop(token, None)
 
     def active(self, what: int) -> None:
         """Has the callback called with `what`, as if it had happened (event_active)."""
+        what = integer(what, "what")
         token = cb.next_token()
         self._table[token] = self
-        rc = -8
         try:
-            rc = lib.pyle_event_active(self._ptr, token, integer(what, "what"))
-        finally:
-            if rc != 1:
-                del self._table[token]
-        if rc < 0:
+            rc = lib.pyle_event_active(self._ptr, token, what)
+        except BaseException:
+            self._interrupted(token)
+            raise
+        if rc != 1:
+            self._table.pop(token, None)
             self._check(rc, "event_active")
 
     def delete(self) -> None:
@@ -548,10 +575,8 @@ class Event(Handle):
         if rc < 0:
             self._check(rc, "event_priority_set")
 
-    def __repr__(self) -> str:
-        if self.closed:
-            return f"<{type(self).__name__} closed at {id(self):#x}>"
-        return f"<{type(self).__name__} fd={self.fd} {self.events!r} at {id(self):#x}>"
+    def _describe(self) -> str:
+        return f"fd={self.fd} {self.events!r}"
 
 
 class Timer(Event):
@@ -639,4 +664,8 @@ def _at_exit() -> None:
 
 
 atexit.register(_at_exit)
-os.register_at_fork(after_in_child=lib.pyle_after_fork)
+os.register_at_fork(
+    before=lib.pyle_before_fork,
+    after_in_parent=functools.partial(lib.pyle_after_fork, 0),
+    after_in_child=functools.partial(lib.pyle_after_fork, 1),
+)

@@ -10,7 +10,7 @@ from typing import Any
 from . import _callbacks as cb
 from ._args import Address, FileDescriptor, fileno, function, integer, sockaddr
 from ._handle import Handle
-from ._libevent import ffi, lib
+from ._libevent import lib
 from .constants import LEV_OPT_CLOSE_ON_FREE, LEV_OPT_REUSEABLE, ListenerOptions
 from .errors import CLOSED, fail
 from .event import EventBase
@@ -90,11 +90,13 @@ class Listener(Handle):
         ptr = lib.pyle_listener_new(base._ptr, self._token)
         if not ptr:
             raise MemoryError("evconnlistener_new")
-        self._ptr = ffi.gc(ptr, lib.pyle_listener_unref)
+        self._own(ptr, lib.pyle_listener_unref)
+        base._table[self._token] = self
 
     def _started(self, rc: int, function: str) -> None:
-        self._check(rc, function)
-        self._base._table[self._token] = self
+        if rc < 0:
+            self._base._table.pop(self._token, None)
+            self._check(rc, function)
 
     # ---- life ----
 
@@ -129,10 +131,8 @@ class Listener(Handle):
         self._error_callback = None
         self._args = ()
 
-    def __repr__(self) -> str:
-        if self.closed:
-            return f"<Listener closed at {id(self):#x}>"
-        return f"<Listener {self.address!r} at {id(self):#x}>"
+    def _describe(self) -> str:
+        return repr(self.address)
 
     # ---- the rest ----
 

@@ -1755,9 +1755,8 @@ def test_close_after_write_delivers_10_mb_to_a_slow_reader(
     run_until(lambda: reader.closed, 30)
     assert length == len(data)
     assert h.hexdigest() == digest(data)
-    closed = ref()
-    assert closed is not None
-    assert closed.closed
+    peer.close()
+    run_until(lambda: (bev := ref()) is None or bev.closed)
 
 
 def test_close_after_write_of_one_that_nobody_holds(
@@ -3331,10 +3330,12 @@ for _ in range(4):
     one_round()
 gc.collect()
 before = rss()
-for _ in range(20):
+for _ in range(60):
     one_round()
 gc.collect()
 print(rss() - before)
 """
     )
-    assert int(out) < 2_000_000
+    # A round takes 2.5 MB, which may be back with the system or not; 60 of them make 90,000
+    # bufferevents, so this is less than 50 bytes each.
+    assert int(out) < 4_000_000

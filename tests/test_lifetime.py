@@ -79,7 +79,7 @@ def run_script(code: str, *args: str, debug: bool = True) -> None:
         [sys.executable, "-c", code, *args],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=30,
         env=env,
         check=False,
     )
@@ -747,6 +747,56 @@ def test_a_finalizer_may_use_the_base_that_is_being_closed() -> None:
     with EventBase() as base:
         Timer(base, nothing, Late(base)).add(3600)
     assert len(errors) == 1
+
+
+@pytest.mark.parametrize("kind", ["base", "event", "timer", "bev", "listener", "buffer", "config"])
+def test_finalizers_in_a_garbage_cycle_may_use_what_is_in_it(kind: str) -> None:
+    """The collector calls the finalizers of a cycle in no order; none may find freed memory."""
+    run_script(
+        """
+import gc, sys, warnings
+from pylibevent import *
+warnings.simplefilter("ignore", ResourceWarning)
+kind = sys.argv[1]
+class User:
+    def __del__(self):
+        for name in dir(self.thing):
+            if not name.startswith("_"):
+                try:
+                    getattr(self.thing, name)
+                except Exception:
+                    pass
+        for use in (repr, lambda thing: thing.close(), repr):
+            try:
+                use(self.thing)
+            except LibeventError:
+                pass
+def make(first):
+    user = User() if first else None
+    base = EventBase()
+    thing = {
+        "base": lambda: base,
+        "event": lambda: Event(base, -1, EV_READ, int, base),
+        "timer": lambda: Timer(base, int, base),
+        "bev": lambda: BufferEvent.pair(base)[0],
+        "listener": lambda: Listener.bind(base, int, ("127.0.0.1", 0)),
+        "buffer": lambda: EvBuffer(b"x" * 100),
+        "config": EventConfig,
+    }[kind]()
+    user = user or User()
+    user.thing, user.base, user.me = thing, base, user
+    if kind in ("event", "timer"):
+        thing.add(100)
+    user.buffers = [bev.input for bev in [thing] if kind == "bev"]
+gc.disable()
+for n in range(40):
+    make(n % 2)
+    if n % 7 == 0:
+        gc.collect()
+gc.collect()
+""",
+        kind,
+    )
 
 
 # ---- use after close ----

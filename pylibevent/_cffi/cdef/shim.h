@@ -9,8 +9,10 @@ struct pyle_listener;
 
 /* ---- base.c ---- */
 int pyle_init(void);
-void pyle_after_fork(void);
+void pyle_before_fork(void);
+void pyle_after_fork(int in_child);
 void pyle_set_exiting(void);
+int pyle_outermost(void);                               /* no loop and no call up the stack */
 int pyle_raised(void);                                  /* behind a PYLE_RAISED: how many exceptions */
 
 struct pyle_base *pyle_base_new(int slot);              /* NULL: no memory */
@@ -31,7 +33,8 @@ int pyle_base_num_events(struct pyle_base *, unsigned flags);
 int pyle_base_max_events(struct pyle_base *, unsigned flags, int clear);
 double pyle_base_gettimeofday_cached(struct pyle_base *);
 int pyle_base_update_cache_time(struct pyle_base *);
-int pyle_base_shut(struct pyle_base *);                 /* no use from here on; 1: its loop runs, free it after */
+int pyle_base_shut(struct pyle_base *);                 /* no use from here on */
+int pyle_base_claim_free(struct pyle_base *);           /* 1: shut, not running, and the caller frees it */
 int pyle_base_free(struct pyle_base *);
 
 #define PYLE_STATE_CHECK 0       /* 0 or an error: may it be used? */
@@ -47,6 +50,7 @@ int pyle_base_free(struct pyle_base *);
 int pyle_event_init(struct pyle_base *, struct pyle_event *, int fd, int what, int kind);
 int pyle_event_add(struct pyle_event *, long long token, double seconds); /* 1: token is in use now */
 int pyle_event_active(struct pyle_event *, long long token, int what);    /* the same */
+long long pyle_event_token(struct pyle_event *);              /* 0: not pending */
 int pyle_event_again(struct pyle_event *, int calls);          /* a signal's calls that an exception cut off */
 long long pyle_event_del(struct pyle_event *, int close);     /* the token let go of, 0: none */
 long long pyle_event_remove_timer(struct pyle_event *);       /* the same */
@@ -102,7 +106,7 @@ int pyle_bev_setcb(struct pyle_bev *, int read, int write, int event);
 int pyle_bev_enable(struct pyle_bev *, int what);
 int pyle_bev_disable(struct pyle_bev *, int what);
 int pyle_bev_enabled(struct pyle_bev *);
-int pyle_bev_fd(struct pyle_bev *);
+int pyle_bev_fd(struct pyle_bev *);                            /* and 1: 0 is none */
 int pyle_bev_setfd(struct pyle_bev *, int fd, int own);        /* own: close it at the end, whatever the options */
 int pyle_bev_write(struct pyle_bev *, const void *data, size_t n);
 int pyle_bev_write_buffer(struct pyle_bev *, struct pyle_buf *);

@@ -24,9 +24,57 @@ int pyle_init(void)
     return evthread_use_pthreads() == 0 ? 0 : PYLE_FAIL;
 }
 
-void pyle_after_fork(void)
+/* fork() with no lock of ours held by another thread, so that the child can go on. */
+
+static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct pyle_base *all;
+
+void pyle_before_fork(void)
 {
-    ++pyle_fork_gen;
+    struct pyle_base *pb;
+
+    pthread_mutex_lock(&all_lock);
+    for (pb = all; pb; pb = pb->next)
+        pthread_mutex_lock(&pb->lock);
+    pyle_signal_lock(1);
+    pyle_pins_lock(1);
+    pyle_log_lock(1);
+}
+
+void pyle_after_fork(int in_child)
+{
+    struct pyle_base *pb;
+
+    pyle_log_lock(0);
+    pyle_pins_lock(0);
+    pyle_signal_lock(0);
+    for (pb = all; pb; pb = pb->next) {
+        if (in_child && (pyle_elsewhere(pb) || pb->inflight > 0))
+            pb->lost = 1;
+        pthread_mutex_unlock(&pb->lock);
+    }
+    pthread_mutex_unlock(&all_lock);
+    pyle_fork_gen += (unsigned)in_child;
+}
+
+static void list_base(struct pyle_base *pb)
+{
+    pthread_mutex_lock(&all_lock);
+    pb->next = all;
+    pb->to_this = &all;
+    if (all)
+        all->to_this = &pb->next;
+    all = pb;
+    pthread_mutex_unlock(&all_lock);
+}
+
+static void unlist_base(struct pyle_base *pb)
+{
+    pthread_mutex_lock(&all_lock);
+    *pb->to_this = pb->next;
+    if (pb->next)
+        pb->next->to_this = pb->to_this;
+    pthread_mutex_unlock(&all_lock);
 }
 
 void pyle_set_exiting(void)
@@ -60,6 +108,11 @@ static __thread int last_raised;
 int pyle_raised(void)
 {
     return last_raised;
+}
+
+int pyle_outermost(void)
+{
+    return pyle_here == NULL && pyle_sync == 0;
 }
 
 int pyle_sync_enter(void)
@@ -127,7 +180,7 @@ int pyle_enter_base(struct pyle_base *pb)
     pthread_mutex_lock(&pb->lock);
     if (pb->closed || !pb->base)
         rc = PYLE_CLOSED;
-    else if (pb->fork_gen != pyle_fork_gen)
+    else if (pb->lost || pb->fork_gen != pyle_fork_gen)
         rc = PYLE_FORKED;
     else if (pb->nolock && pyle_elsewhere(pb))
         rc = PYLE_THREAD;
@@ -164,25 +217,15 @@ void pyle_kick(struct pyle_base *pb)
 /* What others left for the loop's thread to do. */
 static void do_chores(struct pyle_base *pb)
 {
-    struct pyle_bev *pv, *resume;
+    struct pyle_bev *pv;
     struct pyle_listener *pl;
 
     pthread_mutex_lock(&pb->lock);
     pv = pb->bev_grave;
     pl = pb->listener_grave;
-    resume = pb->bev_resume;
     pb->bev_grave = NULL;
     pb->listener_grave = NULL;
-    pb->bev_resume = NULL;
     pthread_mutex_unlock(&pb->lock);
-    while (resume) {
-        struct pyle_bev *next = resume->next;
-        resume->next = NULL;
-        resume->queued = 0;
-        pyle_bev_resume(resume);
-        pyle_bev_unref(resume);
-        resume = next;
-    }
     while (pv) {
         struct pyle_bev *next = pv->next;
         pyle_bev_free(pv);
@@ -195,6 +238,25 @@ static void do_chores(struct pyle_base *pb)
     }
 }
 
+/* Those that were held back go on; on a closed base they are just let go of. */
+static void do_resume(struct pyle_base *pb)
+{
+    struct pyle_bev *pv;
+
+    pthread_mutex_lock(&pb->lock);
+    pv = pb->bev_resume;
+    pb->bev_resume = NULL;
+    pthread_mutex_unlock(&pb->lock);
+    while (pv) {
+        struct pyle_bev *next = pv->next;
+        pv->next = NULL;
+        pv->queued = 0;
+        pyle_bev_resume(pv);
+        pyle_bev_unref(pv);
+        pv = next;
+    }
+}
+
 static void on_kick(evutil_socket_t fd, short what, void *arg)
 {
     struct pyle_base *pb = arg;
@@ -204,6 +266,7 @@ static void on_kick(evutil_socket_t fd, short what, void *arg)
     if (pyle_exiting || __atomic_load_n(&pb->break_requested, __ATOMIC_ACQUIRE))
         event_base_loopbreak(pb->base);
     do_chores(pb);
+    do_resume(pb);
     if (!pyle_exiting && pyle_pins_waiting && pyle_py_release() != PYLE_DONE)
         pyle_raise(pb);
 }
@@ -284,6 +347,7 @@ struct pyle_base *pyle_base_new(int slot)
     pb->slot = slot;
     pb->wake[0] = pb->wake[1] = pb->wake_chain = -1;
     pb->fork_gen = pyle_fork_gen;
+    list_base(pb);
     return pb;
 }
 
@@ -292,6 +356,7 @@ void pyle_base_unref(struct pyle_base *pb)
     if (__atomic_sub_fetch(&pb->refs, 1, __ATOMIC_ACQ_REL) != 0)
         return;
     pyle_base_free(pb);
+    unlist_base(pb);
     pthread_cond_destroy(&pb->idle);
     pthread_mutex_destroy(&pb->lock);
     free(pb);
@@ -350,27 +415,43 @@ struct event_base *pyle_base_ptr(struct pyle_base *pb)
 
 int pyle_base_shut(struct pyle_base *pb)
 {
-    int running;
+    int rc = 0;
 
     pthread_mutex_lock(&pb->lock);
-    pb->closed = 1;
-    if (pb->base && pb->fork_gen != pyle_fork_gen) {
-        /* The backend is the parent's: get our own before events are taken off it. */
-        if (pb->runner != PYLE_ME)
-            pb->runner = 0; /* that thread stayed in the parent */
-        event_reinit(pb->base);
-        pb->fork_gen = pyle_fork_gen;
-    }
-    running = pb->base && pb->runner != 0;
-    if (running) {
-        event_base_loopbreak(pb->base);
-        if (pb->runner != PYLE_ME) {
-            pb->break_requested = 1;
-            pyle_kick(pb);
+    if (pb->nolock && pyle_elsewhere(pb) && pb->fork_gen == pyle_fork_gen) {
+        rc = PYLE_THREAD;
+    } else if (!pb->closed) {
+        pb->closed = 1;
+        if (pb->base && pb->fork_gen != pyle_fork_gen) {
+            /* The backend is the parent's: get our own before events are taken off it. */
+            if (pyle_elsewhere(pb))
+                pb->runner = 0; /* that thread stayed in the parent */
+            if (!pb->lost)
+                event_reinit(pb->base);
+            pb->fork_gen = pyle_fork_gen;
+        }
+        if (pb->base && pb->runner) {
+            event_base_loopbreak(pb->base);
+            if (pb->runner != PYLE_ME) {
+                pb->break_requested = 1;
+                pyle_kick(pb);
+            }
         }
     }
     pthread_mutex_unlock(&pb->lock);
-    return running;
+    return rc;
+}
+
+int pyle_base_claim_free(struct pyle_base *pb)
+{
+    int mine;
+
+    pthread_mutex_lock(&pb->lock);
+    mine = pb->closed && !pb->runner && !pb->free_claimed;
+    if (mine)
+        pb->free_claimed = 1;
+    pthread_mutex_unlock(&pb->lock);
+    return mine;
 }
 
 int pyle_base_free(struct pyle_base *pb)
@@ -394,13 +475,22 @@ int pyle_base_free(struct pyle_base *pb)
         return 0;
     }
     pthread_mutex_lock(&pb->lock);
-    while (pb->inflight > 0)
+    while (pb->inflight > 0 && !pb->lost)
         pthread_cond_wait(&pb->idle, &pb->lock);
     base = pb->base;
+    if (base && pb->lost) {
+        pb->base = NULL; /* what it has stays where it is: its lock may be held for ever */
+        base = NULL;
+        if (pb->wake[0] >= 0) {
+            close(pb->wake[0]);
+            close(pb->wake[1]);
+        }
+    }
     pthread_mutex_unlock(&pb->lock);
     if (!base)
         return 0;
     do_chores(pb);
+    do_resume(pb);
     close_wake(pb);
     event_del(&pb->kick_event);
     event_debug_unassign(&pb->kick_event);
@@ -420,7 +510,7 @@ int pyle_base_reinit(struct pyle_base *pb)
     pthread_mutex_lock(&pb->lock);
     if (pb->closed || !pb->base) {
         rc = PYLE_CLOSED;
-    } else if (pyle_elsewhere(pb) && pb->fork_gen != pyle_fork_gen) {
+    } else if (pb->lost) {
         rc = PYLE_THREAD; /* the thread in its loop did not come along, its lock may be held */
     } else {
         int had_wake = pb->wake[0] >= 0;
@@ -477,6 +567,8 @@ int pyle_base_loop(struct pyle_base *pb, int flags, int chained_wakefd)
     pb->runner = PYLE_ME;
     pb->raised = 0;
     pb->wake_chain = chained_wakefd;
+    if (pb->bev_resume)
+        pyle_kick(pb);
     pyle_hold_base(pb);
     pyle_leave_base(pb);
 
@@ -491,6 +583,9 @@ int pyle_base_loop(struct pyle_base *pb, int flags, int chained_wakefd)
     pyle_here = outer;
     pyle_sync = sync;
 
+    do_chores(pb);
+    if (!pb->closed && pb->fork_gen == pyle_fork_gen)
+        pyle_listener_unpause(pb);
     pthread_mutex_lock(&pb->lock);
     __atomic_store_n(&pb->runner, 0, __ATOMIC_RELEASE);
     pb->wake_chain = -1;
@@ -501,11 +596,8 @@ int pyle_base_loop(struct pyle_base *pb, int flags, int chained_wakefd)
         event_del(&pb->kick_event);
     }
     pthread_mutex_unlock(&pb->lock);
-    do_chores(pb);
-    if (!pb->closed && pb->fork_gen == pyle_fork_gen)
-        pyle_listener_unpause(pb);
+    last_raised = raised;
     if (raised) {
-        last_raised = raised;
         rc = PYLE_RAISED;
     } else if (!pb->closed && pb->fork_gen != pyle_fork_gen) {
         rc = PYLE_FORKED;

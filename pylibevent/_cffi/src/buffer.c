@@ -126,23 +126,20 @@ static void unclaim(struct pyle_buf *b)
 
 int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes)
 {
-    struct pyle_bev *pv = b->owner;
+    struct pyle_bev *pv = b->kept;
     int rc = 0;
 
     c->b = b;
-    c->pv = pv;
-    c->bev = NULL;
+    c->pv = NULL;
     c->locked = 0;
-    if (pv) {
-        rc = pv->finishing ? PYLE_CLOSED : pyle_bev_check(pv);
-        if (rc == 0)
-            rc = pyle_bev_claim(pv);
+    if (pv && !b->closing) {
+        rc = pyle_bev_begin(pv, &c->use);
         if (rc < 0)
             return rc;
-        c->bev = pv->bev;
+        c->pv = pv;
         c->locked = pv->options & BEV_OPT_THREADSAFE;
         if (c->locked)
-            bufferevent_lock(c->bev);
+            bufferevent_lock(c->use.bev);
     }
     if (!claim(b)) {
         rc = PYLE_THREAD;
@@ -158,9 +155,9 @@ int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes)
     }
     if (rc < 0) {
         if (c->locked)
-            bufferevent_unlock(c->bev);
-        if (pv)
-            pyle_bev_unclaim(pv);
+            bufferevent_unlock(c->use.bev);
+        if (c->pv)
+            pyle_bev_end(pv, &c->use);
         return rc;
     }
     ++b->depth;
@@ -179,11 +176,11 @@ ssize_t pyle_buf_leave(struct pyle_call *c, ssize_t rc)
         free_data(b);
     unclaim(b);
     if (b->owner && b->is_input && b->owner->stuck)
-        pyle_bev_resume(b->owner);
+        pyle_bev_resume_soon(b->owner);
     if (c->locked)
-        bufferevent_unlock(c->bev);
+        bufferevent_unlock(c->use.bev);
     if (c->pv)
-        pyle_bev_unclaim(c->pv); /* b keeps its memory */
+        pyle_bev_end(c->pv, &c->use); /* b keeps its memory */
     rc = pyle_sync_leave(c->sync, rc);
     errno = error;
     return rc;
@@ -452,31 +449,21 @@ ssize_t pyle_buf_search_eol(struct pyle_buf *b, ssize_t start, int eol, size_t *
 
 /* ---- views: while one is out nothing changes what it shows ---- */
 
-static void add_views(struct pyle_buf *b, int n)
+static void add_views(struct pyle_call *c, int n)
 {
+    struct pyle_buf *b = c->b;
+
     if (n <= 0)
         return;
     __atomic_add_fetch(&b->refs, n, __ATOMIC_RELAXED);
-    if (__atomic_fetch_add(&b->exports, n, __ATOMIC_ACQ_REL) == 0 && b->owner)
-        pyle_bev_hold(b->owner, b->is_input ? EV_READ : EV_WRITE);
+    if (__atomic_fetch_add(&b->exports, n, __ATOMIC_ACQ_REL) == 0 && c->pv)
+        pyle_bev_hold(c->pv, c->use.bev, b->is_input ? EV_READ : EV_WRITE);
 }
 
 static void last_view_gone(struct pyle_buf *b)
 {
-    struct pyle_base *pb = b->kept ? b->kept->pb : NULL;
-
-    if (pb && pyle_elsewhere(pb)) {
-        pthread_mutex_lock(&pb->lock);
-        if (!pb->closed && !b->kept->queued && pyle_elsewhere(pb)) {
-            b->kept->queued = 1;
-            __atomic_add_fetch(&b->kept->refs, 1, __ATOMIC_RELAXED);
-            b->kept->next = pb->bev_resume;
-            pb->bev_resume = b->kept;
-            pyle_kick(pb);
-        }
-        pthread_mutex_unlock(&pb->lock);
-    } else if (b->owner) {
-        pyle_bev_resume(b->owner);
+    if (b->kept) {
+        pyle_bev_resume_soon(b->kept);
     } else if (b->closing && b->depth == 0) {
         free_data(b);
         release_pins();
@@ -505,7 +492,7 @@ int pyle_buf_pullup(struct pyle_buf *b, ssize_t n, struct evbuffer_iovec *out)
         out->iov_base = evbuffer_pullup(b->buf, (ev_ssize_t)out->iov_len);
         rc = out->iov_base ? 1 : PYLE_NOMEM;
     }
-    add_views(b, rc);
+    add_views(&c, rc);
     return (int)pyle_buf_leave(&c, rc);
 }
 
@@ -534,7 +521,7 @@ int pyle_buf_peek(struct pyle_buf *b, ssize_t start, ssize_t n, struct evbuffer_
                 out[i].iov_len = left;
             left -= out[i].iov_len;
         }
-        add_views(b, rc);
+        add_views(&c, rc);
     }
     return (int)pyle_buf_leave(&c, rc);
 }
@@ -558,41 +545,56 @@ static ssize_t move_part(struct evbuffer *dst, struct evbuffer *src, size_t n)
     return evbuffer_remove_buffer(src, dst, n);
 }
 
-/* Two locks, always in the same order. */
-static void lock_both(struct bufferevent *a, struct bufferevent *b)
+/* Two locks, always in the same order: enter takes them once more. */
+static ssize_t move_locked(struct pyle_buf *dst, struct pyle_buf *src,
+                           ssize_t (*how)(struct evbuffer *, struct evbuffer *, size_t), size_t n)
 {
-    bufferevent_lock(a < b ? a : b);
-    bufferevent_lock(a < b ? b : a);
+    struct pyle_call d, s;
+    ssize_t rc = pyle_buf_enter(&d, dst, 1);
+
+    if (rc < 0)
+        return rc;
+    rc = pyle_buf_enter_to_read(&s, src, 1);
+    if (rc == 0) {
+        /* When a chain is split dst's callbacks run while src's is half way. */
+        int half = how == move_part && n < evbuffer_get_length(src->buf);
+        src->moving += half;
+        rc = how(dst->buf, src->buf, n);
+        src->moving -= half;
+        rc = pyle_buf_leave(&s, rc < 0 ? pyle_failed() : rc);
+    }
+    return pyle_buf_leave(&d, rc);
 }
 
 static ssize_t move(struct pyle_buf *dst, struct pyle_buf *src,
                     ssize_t (*how)(struct evbuffer *, struct evbuffer *, size_t), size_t n)
 {
-    struct bufferevent *a = dst->owner ? dst->owner->bev : NULL;
-    struct bufferevent *b = src->owner ? src->owner->bev : NULL;
-    struct pyle_call d, s;
+    struct pyle_bev *pv[2] = {dst->kept, src->kept};
+    struct pyle_use use[2];
     ssize_t rc;
+    int sync;
 
-    if (a && b)
-        lock_both(a, b);
-    rc = pyle_buf_enter(&d, dst, 1);
+    if (!pv[0] || !pv[1] || dst->closing || src->closing)
+        return move_locked(dst, src, how, n);
+    if (pv[0] > pv[1]) {
+        pv[0] = src->kept;
+        pv[1] = dst->kept;
+    }
+    rc = pyle_bev_begin(pv[0], &use[0]);
+    if (rc < 0)
+        return rc;
+    sync = pyle_sync_enter();
+    rc = pyle_bev_begin(pv[1], &use[1]);
     if (rc == 0) {
-        rc = pyle_buf_enter_to_read(&s, src, 1);
-        if (rc == 0) {
-            /* When a chain is split dst's callbacks run while src's is half way. */
-            int half = how == move_part && n < evbuffer_get_length(src->buf);
-            src->moving += half;
-            rc = how(dst->buf, src->buf, n);
-            src->moving -= half;
-            rc = pyle_buf_leave(&s, rc < 0 ? pyle_failed() : rc);
-        }
-        rc = pyle_buf_leave(&d, rc);
+        bufferevent_lock(use[0].bev);
+        bufferevent_lock(use[1].bev);
+        rc = move_locked(dst, src, how, n);
+        bufferevent_unlock(use[1].bev);
+        bufferevent_unlock(use[0].bev);
+        pyle_bev_end(pv[1], &use[1]);
     }
-    if (a && b) {
-        bufferevent_unlock(a);
-        bufferevent_unlock(b);
-    }
-    return rc;
+    pyle_bev_end(pv[0], &use[0]);
+    return pyle_sync_leave(sync, rc);
 }
 
 int pyle_buf_add_buffer(struct pyle_buf *dst, struct pyle_buf *src)
@@ -810,4 +812,12 @@ int pyle_buf_callbacks(struct pyle_buf *b, long long token)
         b->cb = NULL;
     }
     return (int)pyle_buf_leave(&c, rc);
+}
+
+void pyle_pins_lock(int on)
+{
+    if (on)
+        pthread_mutex_lock(&pins_lock);
+    else
+        pthread_mutex_unlock(&pins_lock);
 }

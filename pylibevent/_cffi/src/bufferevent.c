@@ -49,7 +49,8 @@ void pyle_bev_unref(struct pyle_bev *pv)
 
 static int check(struct pyle_bev *pv, int closing)
 {
-    if (!pv->bev || (pv->pb->closed && !closing))
+    if (!pv->bev || (closing && pv->pb->lost) ||
+        (!closing && (pv->pb->closed || pv->finishing)))
         return PYLE_CLOSED;
     if (pv->pb->fork_gen != pyle_fork_gen)
         return PYLE_FORKED;
@@ -59,9 +60,64 @@ static int check(struct pyle_bev *pv, int closing)
     return 0;
 }
 
-int pyle_bev_check(struct pyle_bev *pv)
+/* Without BEV_OPT_THREADSAFE one thread at a time is inside. With it any number; what one of them
+ * closes the last of them frees. */
+static int begin(struct pyle_bev *pv, struct pyle_use *u, int closing)
 {
-    return check(pv, 0);
+    uintptr_t nobody = 0;
+    int rc;
+
+    if (pv->options & BEV_OPT_THREADSAFE) {
+        pthread_mutex_lock(&pv->pb->lock);
+        rc = check(pv, closing);
+        if (rc == 0) {
+            u->bev = pv->bev;
+            ++pv->depth;
+            ++pv->pb->inflight;
+        }
+        pthread_mutex_unlock(&pv->pb->lock);
+        return rc;
+    }
+    rc = check(pv, closing);
+    if (rc < 0)
+        return rc;
+    if (!__atomic_compare_exchange_n(&pv->user, &nobody, PYLE_ME, 0, __ATOMIC_ACQUIRE,
+                                     __ATOMIC_ACQUIRE) &&
+        nobody != PYLE_ME)
+        return PYLE_THREAD;
+    ++pv->depth;
+    u->bev = pv->bev;
+    return 0;
+}
+
+int pyle_bev_begin(struct pyle_bev *pv, struct pyle_use *u)
+{
+    return begin(pv, u, 0);
+}
+
+void pyle_bev_end(struct pyle_bev *pv, struct pyle_use *u)
+{
+    struct bufferevent *doomed = NULL;
+    struct pyle_base *pb = pv->pb;
+
+    (void)u;
+    if (!(pv->options & BEV_OPT_THREADSAFE)) {
+        if (--pv->depth == 0)
+            __atomic_store_n(&pv->user, 0, __ATOMIC_RELEASE);
+        return;
+    }
+    pthread_mutex_lock(&pb->lock);
+    if (--pv->depth == 0) {
+        doomed = pv->doomed;
+        pv->doomed = NULL;
+    }
+    pthread_mutex_unlock(&pb->lock);
+    if (doomed)
+        bufferevent_free(doomed);
+    pthread_mutex_lock(&pb->lock);
+    if (--pb->inflight == 0)
+        pthread_cond_broadcast(&pb->idle);
+    pthread_mutex_unlock(&pb->lock);
 }
 
 /* ---- what the user enabled, and what we hold back ---- */
@@ -71,33 +127,36 @@ static int viewed(struct pyle_buf *b)
     return b && __atomic_load_n(&b->exports, __ATOMIC_ACQUIRE) > 0;
 }
 
-void pyle_bev_hold(struct pyle_bev *pv, short what)
+void pyle_bev_hold(struct pyle_bev *pv, struct bufferevent *bev, short what)
 {
-    short on = (short)(bufferevent_get_enabled(pv->bev) & what);
+    short on = (short)(bufferevent_get_enabled(bev) & what);
 
     if (on) {
         pv->held |= on;
-        bufferevent_disable(pv->bev, on);
+        bufferevent_disable(bev, on);
     }
 }
 
-static int is_full(struct pyle_bev *pv)
+static int is_full(struct bufferevent *bev)
 {
     size_t high = 0;
 
-    bufferevent_getwatermark(pv->bev, EV_READ, NULL, &high);
-    return high > 0 && evbuffer_get_length(bufferevent_get_input(pv->bev)) >= high;
+    bufferevent_getwatermark(bev, EV_READ, NULL, &high);
+    return high > 0 && evbuffer_get_length(bufferevent_get_input(bev)) >= high;
 }
 
-/* A reason to hold back may be gone: views let go of, room in the input. */
+/* In the loop: starting again may move data, which may call anything back. */
 void pyle_bev_resume(struct pyle_bev *pv)
 {
+    struct pyle_use u;
+    struct bufferevent *bev;
     short on = 0;
 
-    if (!pv->bev || pv->pb->closed || pv->pb->fork_gen != pyle_fork_gen)
+    if (pv->pb->closed || begin(pv, &u, 1) < 0)
         return;
-    bufferevent_lock(pv->bev);
-    if (pv->stuck && !is_full(pv))
+    bev = u.bev;
+    bufferevent_lock(bev);
+    if (pv->stuck && !is_full(bev))
         pv->stuck = 0;
     if ((pv->held & EV_READ) && !pv->stuck && !viewed(pv->input))
         on |= EV_READ;
@@ -105,9 +164,26 @@ void pyle_bev_resume(struct pyle_bev *pv)
         on |= EV_WRITE;
     if (on) {
         pv->held &= (short)~on;
-        bufferevent_enable(pv->bev, on);
+        bufferevent_enable(bev, on);
     }
-    bufferevent_unlock(pv->bev);
+    bufferevent_unlock(bev);
+    pyle_bev_end(pv, &u);
+}
+
+/* A reason to hold back may be gone: views let go of, room in the input. */
+void pyle_bev_resume_soon(struct pyle_bev *pv)
+{
+    struct pyle_base *pb = pv->pb;
+
+    pthread_mutex_lock(&pb->lock);
+    if (pb->base && !pb->closed && !pv->queued && pb->fork_gen == pyle_fork_gen) {
+        pv->queued = 1;
+        __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
+        pv->next = pb->bev_resume;
+        pb->bev_resume = pv;
+        pyle_kick(pb);
+    }
+    pthread_mutex_unlock(&pb->lock);
 }
 
 /* ---- trampolines ---- */
@@ -125,16 +201,18 @@ static int enter_callback(struct pyle_bev *pv)
     return 1;
 }
 
-static void leave_callback(struct pyle_bev *pv, int answer, short io, short event)
+/* libevent keeps bev until its callback has returned. */
+static void leave_callback(struct pyle_bev *pv, struct bufferevent *bev, int answer, short io,
+                           short event)
 {
     struct pyle_base *pb = pv->pb;
 
     if (answer == PYLE_RETRY && pv->bev && !pb->closed) { /* it never reached the user */
         const int later = BEV_TRIG_IGNORE_WATERMARKS | BEV_TRIG_DEFER_CALLBACKS;
         if (io)
-            bufferevent_trigger(pv->bev, io, later);
+            bufferevent_trigger(bev, io, later);
         if (event)
-            bufferevent_trigger_event(pv->bev, event, BEV_TRIG_DEFER_CALLBACKS);
+            bufferevent_trigger_event(bev, event, BEV_TRIG_DEFER_CALLBACKS);
     }
     if (answer == PYLE_RETRY || answer == PYLE_ERROR)
         pyle_raise(pb);
@@ -157,7 +235,7 @@ static void finish_now(struct pyle_bev *pv)
 {
     pv->finishing = 2;
     if (enter_callback(pv))
-        leave_callback(pv, pyle_py_bev_finished(pv->pb->slot, pv->token), 0, 0);
+        leave_callback(pv, NULL, pyle_py_bev_finished(pv->pb->slot, pv->token), 0, 0);
 }
 
 static void on_bev_event(struct bufferevent *bev, short what, void *arg);
@@ -173,25 +251,24 @@ static void on_discard(struct bufferevent *bev, void *arg)
         finish_now(pv);
 }
 
-/* All is written. Closing a socket with something unread in it, or that the peer goes on writing
- * to, would have the kernel send a reset and drop what the peer has not got yet: say that we are
- * through, and read a little longer. */
-static int must_linger(struct pyle_bev *pv)
+/* All is written. Closing a socket with something unread in it would have the kernel send a reset
+ * and drop what the peer has not got yet: say that we are through, and read a little longer. */
+static int must_linger(struct pyle_bev *pv, struct bufferevent *bev)
 {
     static const struct timeval patience = {2, 0};
-    int unread = 0, unsent = 0, fd = pv->is_socket ? bufferevent_getfd(pv->bev) : -1;
+    struct evbuffer *input = bufferevent_get_input(bev);
+    int unread = 0, fd = pv->is_socket ? bufferevent_getfd(bev) : -1;
 
-    if (fd < 0 || viewed(pv->input) || ioctl(fd, FIONREAD, &unread) < 0 ||
-        ioctl(fd, TIOCOUTQ, &unsent) < 0 || (unread == 0 && unsent == 0))
+    if (fd < 0 || viewed(pv->input) || ioctl(fd, FIONREAD, &unread) < 0 || unread == 0)
         return 0;
     shutdown(fd, SHUT_WR);
     pv->finishing = 3;
     pv->discard = 1 << 18;
-    evbuffer_drain(bufferevent_get_input(pv->bev), evbuffer_get_length(bufferevent_get_input(pv->bev)));
-    bufferevent_setcb(pv->bev, on_discard, NULL, on_bev_event, pv);
-    bufferevent_setwatermark(pv->bev, EV_READ, 0, 0);
-    bufferevent_set_timeouts(pv->bev, &patience, NULL);
-    return bufferevent_enable(pv->bev, EV_READ) == 0;
+    evbuffer_drain(input, evbuffer_get_length(input));
+    bufferevent_setcb(bev, on_discard, NULL, on_bev_event, pv);
+    bufferevent_setwatermark(bev, EV_READ, 0, 0);
+    bufferevent_set_timeouts(bev, &patience, NULL);
+    return bufferevent_enable(bev, EV_READ) == 0;
 }
 
 static void on_read(struct bufferevent *bev, void *arg)
@@ -206,12 +283,12 @@ static void on_read(struct bufferevent *bev, void *arg)
     answer = pyle_py_bev_read(pv->pb->slot, pv->token);
     /* At the high watermark libevent would call again at once, for ever. It may as long as the
      * callback takes something; then reading waits until something is taken. */
-    if (answer != PYLE_RETRY && pv->bev && !pv->pb->closed && is_full(pv) &&
+    if (answer != PYLE_RETRY && pv->bev && !pv->pb->closed && is_full(bev) &&
         evbuffer_get_length(bufferevent_get_input(bev)) >= before) {
         pv->stuck = 1;
-        pyle_bev_hold(pv, EV_READ);
+        pyle_bev_hold(pv, bev, EV_READ);
     }
-    leave_callback(pv, answer, EV_READ, 0);
+    leave_callback(pv, bev, answer, EV_READ, 0);
 }
 
 static void on_write(struct bufferevent *bev, void *arg)
@@ -220,13 +297,13 @@ static void on_write(struct bufferevent *bev, void *arg)
 
     if (pv->finishing) {
         if (pv->finishing == 1 && evbuffer_get_length(bufferevent_get_output(bev)) == 0 &&
-            !must_linger(pv))
+            !must_linger(pv, bev))
             finish_now(pv);
         return;
     }
     if (is_refused(pv, EV_WRITE) || !enter_callback(pv))
         return;
-    leave_callback(pv, pyle_py_bev_write(pv->pb->slot, pv->token), EV_WRITE, 0);
+    leave_callback(pv, bev, pyle_py_bev_write(pv->pb->slot, pv->token), EV_WRITE, 0);
 }
 
 static void on_bev_event(struct bufferevent *bev, short what, void *arg)
@@ -234,7 +311,6 @@ static void on_bev_event(struct bufferevent *bev, short what, void *arg)
     struct pyle_bev *pv = arg;
     int error = what & BEV_EVENT_ERROR ? EVUTIL_SOCKET_ERROR() : 0;
 
-    (void)bev;
     if (pv->finishing) {
         if (pv->finishing == 3 || (pv->finishing == 1 && (what & (BEV_EVENT_ERROR | BEV_EVENT_TIMEOUT |
                                                                   BEV_EVENT_WRITING))))
@@ -243,7 +319,7 @@ static void on_bev_event(struct bufferevent *bev, short what, void *arg)
     }
     if (!enter_callback(pv))
         return;
-    leave_callback(pv, pyle_py_bev_event(pv->pb->slot, pv->token, what, error), 0, what);
+    leave_callback(pv, bev, pyle_py_bev_event(pv->pb->slot, pv->token, what, error), 0, what);
 }
 
 /* ---- opening ---- */
@@ -312,26 +388,28 @@ int pyle_bev_pair(struct pyle_bev *a, struct pyle_bev *b, int options)
 
 int pyle_bev_close(struct pyle_bev *pv, int by_base)
 {
-    struct bufferevent *bev = pv->bev;
+    struct pyle_use u;
+    struct bufferevent *bev;
     struct pyle_bev *partner;
     struct pyle_buf *input, *output;
-    int rc = check(pv, by_base), fd = -1, sync;
+    int rc, fd = -1, sync, ours;
 
-    if (rc < 0)
-        return rc == PYLE_CLOSED && (!bev || by_base) ? 0 : rc;
-    while ((rc = pyle_bev_claim(pv)) < 0) {
-        if (!by_base)
-            return rc;
+    while ((rc = begin(pv, &u, 1)) == PYLE_THREAD && by_base)
         usleep(1000); /* another thread is in one of its calls: the base waits for that */
-    }
+    if (rc < 0)
+        return rc == PYLE_CLOSED ? 0 : rc;
+    bev = u.bev;
     sync = pyle_sync_enter();
     bufferevent_lock(bev);
-    if (!pv->bev) { /* another thread was faster */
+    pthread_mutex_lock(&pv->pb->lock);
+    ours = pv->bev == bev; /* else another thread was faster */
+    pv->bev = NULL;
+    pthread_mutex_unlock(&pv->pb->lock);
+    if (!ours) {
         bufferevent_unlock(bev);
-        pyle_bev_unclaim(pv);
+        pyle_bev_end(pv, &u);
         return (int)pyle_sync_leave(sync, 0);
     }
-    pv->bev = NULL;
     partner = pv->partner;
     pv->partner = NULL;
     if (partner) {
@@ -355,12 +433,13 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
         if (!(pv->options & BEV_OPT_CLOSE_ON_FREE) && !pv->own_fd)
             fd = -1;
     }
-    bufferevent_incref(bev);
-    bufferevent_free(bev);
     bufferevent_unlock(bev);
-    bufferevent_decref(bev);
     if (fd >= 0)
         close(fd);
+    if (pv->options & BEV_OPT_THREADSAFE)
+        pv->doomed = bev; /* end frees it, or the last other call's end */
+    else
+        bufferevent_free(bev);
     if (input)
         pyle_buf_unref(input);
     if (output)
@@ -370,17 +449,20 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
             finish_now(partner); /* what it has to write has nowhere to go */
         pyle_bev_unref(partner);
     }
-    pyle_bev_unclaim(pv);
+    pyle_bev_end(pv, &u);
     return (int)pyle_sync_leave(sync, 0);
 }
 
 int pyle_bev_finish(struct pyle_bev *pv)
 {
-    struct bufferevent *bev = pv->bev;
-    int rc = pyle_bev_check(pv);
+    struct pyle_use u;
+    struct bufferevent *bev;
+    int sync, rc = begin(pv, &u, 1);
 
     if (rc < 0)
         return rc;
+    bev = u.bev;
+    sync = pyle_sync_enter();
     bufferevent_lock(bev);
     pyle_buf_uncall(pv->input);
     pyle_buf_uncall(pv->output);
@@ -389,7 +471,7 @@ int pyle_bev_finish(struct pyle_bev *pv)
     } else if (pv->is_socket ? bufferevent_getfd(bev) < 0 : !pv->partner) {
         rc = 1; /* nowhere to write to */
     } else if (evbuffer_get_length(bufferevent_get_output(bev)) == 0) {
-        rc = !must_linger(pv);
+        rc = !must_linger(pv, bev);
     } else {
         pv->finishing = 1;
         pv->held = pv->refused = 0;
@@ -404,7 +486,8 @@ int pyle_bev_finish(struct pyle_bev *pv)
         }
     }
     bufferevent_unlock(bev);
-    return rc;
+    pyle_bev_end(pv, &u);
+    return (int)pyle_sync_leave(sync, rc);
 }
 
 /* ---- the rest: check, one call, done ---- */
@@ -427,79 +510,43 @@ struct pyle_buf *pyle_bev_buffer(struct pyle_bev *pv, int input)
     return *b;
 }
 
-static int usable(struct pyle_bev *pv)
-{
-    return pv->finishing ? PYLE_CLOSED : pyle_bev_check(pv);
-}
-
-/* Without BEV_OPT_THREADSAFE one thread at a time is inside. */
-int pyle_bev_claim(struct pyle_bev *pv)
-{
-    uintptr_t nobody = 0;
-
-    if (!(pv->options & BEV_OPT_THREADSAFE)) {
-        if (!__atomic_compare_exchange_n(&pv->user, &nobody, PYLE_ME, 0, __ATOMIC_ACQUIRE,
-                                         __ATOMIC_ACQUIRE) &&
-            nobody != PYLE_ME)
-            return PYLE_THREAD;
-        ++pv->depth;
-    }
-    return 0;
-}
-
-void pyle_bev_unclaim(struct pyle_bev *pv)
-{
-    if (!(pv->options & BEV_OPT_THREADSAFE) && --pv->depth == 0)
-        __atomic_store_n(&pv->user, 0, __ATOMIC_RELEASE);
-}
-
-static int begin(struct pyle_bev *pv, int *sync)
-{
-    int rc = usable(pv);
-
-    if (rc == 0)
-        rc = pyle_bev_claim(pv);
-    if (rc == 0)
-        *sync = pyle_sync_enter();
-    return rc;
-}
-
-static int end(struct pyle_bev *pv, int sync, int rc)
+static int done(struct pyle_bev *pv, struct pyle_use *u, int rc)
 {
     int error = errno;
 
-    pyle_bev_unclaim(pv);
-    rc = (int)pyle_sync_leave(sync, rc < 0 ? pyle_failed() : rc);
+    if (rc == -1)
+        rc = pyle_failed();
+    pyle_bev_end(pv, u);
+    rc = (int)pyle_sync_leave(u->sync, rc);
     errno = error;
     return rc;
 }
 
+/* The expression may use bev; -1 means that errno may say why. */
 #define CALL(pv, expression)                                              \
     do {                                                                  \
-        int sync_ = 0, rc_ = begin(pv, &sync_);                           \
-        return rc_ < 0 ? rc_ : end(pv, sync_, (expression));              \
+        struct pyle_use u_;                                               \
+        struct bufferevent *bev;                                          \
+        int rc_ = begin(pv, &u_, 0);                                      \
+        if (rc_ < 0)                                                      \
+            return rc_;                                                   \
+        bev = u_.bev;                                                     \
+        u_.sync = pyle_sync_enter();                                      \
+        return done(pv, &u_, (expression));                               \
     } while (0)
 
 int pyle_bev_setcb(struct pyle_bev *pv, int read, int write, int event)
 {
-    int rc = usable(pv);
-
-    if (rc == 0)
-        bufferevent_setcb(pv->bev, read ? on_read : NULL, write ? on_write : NULL,
-                          event ? on_bev_event : NULL, pv);
-    return rc;
+    CALL(pv, (bufferevent_setcb(bev, read ? on_read : NULL, write ? on_write : NULL,
+                                event ? on_bev_event : NULL, pv), 0));
 }
 
-int pyle_bev_enable(struct pyle_bev *pv, int what)
+static int enable(struct pyle_bev *pv, struct bufferevent *bev, int what)
 {
     short missed, now = (short)what;
-    int rc = usable(pv);
+    int rc = 0;
 
-    if (rc < 0)
-        return rc;
-    if (what & ~(EV_READ | EV_WRITE))
-        return PYLE_RANGE;
-    bufferevent_lock(pv->bev);
+    bufferevent_lock(bev);
     pv->refused &= (short)~what;
     if ((now & EV_READ) && (pv->stuck || viewed(pv->input))) {
         pv->held |= EV_READ;
@@ -509,63 +556,57 @@ int pyle_bev_enable(struct pyle_bev *pv, int what)
         pv->held |= EV_WRITE;
         now &= ~EV_WRITE;
     }
-    if (now && bufferevent_enable(pv->bev, now) < 0)
-        rc = pyle_failed();
     missed = (short)(pv->missed & what);
     pv->missed &= (short)~what;
-    if (missed)
-        bufferevent_trigger(pv->bev, missed, BEV_TRIG_DEFER_CALLBACKS);
-    bufferevent_unlock(pv->bev);
+    if (now)
+        rc = bufferevent_enable(bev, now);
+    if (missed && pv->bev) /* not closed meanwhile */
+        bufferevent_trigger(bev, missed, BEV_TRIG_DEFER_CALLBACKS);
+    bufferevent_unlock(bev);
+    return rc;
+}
+
+int pyle_bev_enable(struct pyle_bev *pv, int what)
+{
+    if (what & ~(EV_READ | EV_WRITE))
+        return PYLE_RANGE;
+    CALL(pv, enable(pv, bev, what));
+}
+
+static int disable(struct pyle_bev *pv, struct bufferevent *bev, int what)
+{
+    int rc;
+
+    bufferevent_lock(bev);
+    pv->refused |= (short)what;
+    pv->forced &= (short)~what;
+    pv->held &= (short)~what;
+    rc = bufferevent_disable(bev, (short)what);
+    bufferevent_unlock(bev);
     return rc;
 }
 
 int pyle_bev_disable(struct pyle_bev *pv, int what)
 {
-    int rc = usable(pv);
-
-    if (rc < 0)
-        return rc;
     if (what & ~(EV_READ | EV_WRITE))
         return PYLE_RANGE;
-    bufferevent_lock(pv->bev);
-    pv->refused |= (short)what;
-    pv->forced &= (short)~what;
-    pv->held &= (short)~what;
-    if (bufferevent_disable(pv->bev, (short)what) < 0)
-        rc = pyle_failed();
-    bufferevent_unlock(pv->bev);
-    return rc;
+    CALL(pv, disable(pv, bev, what));
 }
 
 int pyle_bev_enabled(struct pyle_bev *pv)
 {
-    int rc = usable(pv);
-
-    return rc < 0 ? rc : bufferevent_get_enabled(pv->bev) | pv->held;
+    CALL(pv, bufferevent_get_enabled(bev) | pv->held);
 }
 
 int pyle_bev_fd(struct pyle_bev *pv)
 {
-    int rc = pyle_bev_check(pv), fd;
-
-    if (rc < 0)
-        return rc;
-    fd = bufferevent_getfd(pv->bev);
-    return fd < 0 ? PYLE_NONE : fd;
+    CALL(pv, bufferevent_getfd(bev) + 1);
 }
 
-int pyle_bev_setfd(struct pyle_bev *pv, int fd, int own)
+static int setfd(struct pyle_bev *pv, struct bufferevent *bev, int fd, int own)
 {
-    int rc = usable(pv);
-
-    if (rc < 0)
-        return rc;
-    if (fd < -1 || fd >= pv->pb->fd_limit)
-        return PYLE_RANGE;
-    if (fd >= 0 && evutil_make_socket_nonblocking(fd) < 0)
-        return pyle_failed();
-    if (bufferevent_setfd(pv->bev, fd) < 0)
-        return pyle_failed();
+    if ((fd >= 0 && evutil_make_socket_nonblocking(fd) < 0) || bufferevent_setfd(bev, fd) < 0)
+        return -1;
     pv->own_fd = own;
     if (pv->nodelay && fd >= 0)
         set_nodelay(fd);
@@ -574,129 +615,152 @@ int pyle_bev_setfd(struct pyle_bev *pv, int fd, int own)
     return 0;
 }
 
+int pyle_bev_setfd(struct pyle_bev *pv, int fd, int own)
+{
+    if (fd < -1 || fd >= pv->pb->fd_limit)
+        return PYLE_RANGE;
+    CALL(pv, setfd(pv, bev, fd, own));
+}
+
+/* Nothing moves while a view is out. (Under the lock: another thread may be closing.) */
+static int if_not_viewed(struct pyle_bev *pv, struct bufferevent *bev, int input, int output)
+{
+    struct pyle_bev *partner = pv->partner;
+    int rc = 0;
+
+    bufferevent_lock(bev);
+    if ((input && viewed(pv->input)) || (output && viewed(pv->output)) ||
+        (input && output && partner && (viewed(partner->input) || viewed(partner->output))))
+        rc = PYLE_VIEWED;
+    bufferevent_unlock(bev);
+    return rc;
+}
+
+static int write_data(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n)
+{
+    int rc = if_not_viewed(pv, bev, 0, 1);
+
+    return rc < 0 ? rc : bufferevent_write(bev, data, n);
+}
+
 int pyle_bev_write(struct pyle_bev *pv, const void *data, size_t n)
 {
-    if (viewed(pv->output))
-        return PYLE_VIEWED;
-    CALL(pv, bufferevent_write(pv->bev, data, n));
+    CALL(pv, write_data(pv, bev, data, n));
+}
+
+static int move_out(struct pyle_bev *pv, struct bufferevent *bev, struct evbuffer *buf)
+{
+    int rc = if_not_viewed(pv, bev, 0, 1);
+
+    return rc < 0 ? rc : bufferevent_write_buffer(bev, buf);
+}
+
+static int move_in(struct pyle_bev *pv, struct bufferevent *bev, struct evbuffer *buf)
+{
+    int rc = if_not_viewed(pv, bev, 1, 0);
+
+    return rc < 0 ? rc : bufferevent_read_buffer(bev, buf);
+}
+
+static int write_buffer(struct pyle_bev *pv, struct evbuffer *buf)
+{
+    CALL(pv, move_out(pv, bev, buf));
+}
+
+static int read_buffer(struct pyle_bev *pv, struct evbuffer *buf)
+{
+    CALL(pv, move_in(pv, bev, buf));
 }
 
 int pyle_bev_write_buffer(struct pyle_bev *pv, struct pyle_buf *b)
 {
     struct pyle_call c;
-    int sync = 0, rc = usable(pv);
+    int rc = pyle_buf_enter_to_read(&c, b, 1);
 
-    if (rc < 0)
-        return rc;
-    if (viewed(pv->output))
-        return PYLE_VIEWED;
-    rc = pyle_buf_enter_to_read(&c, b, 1);
-    if (rc < 0)
-        return rc;
-    rc = begin(pv, &sync);
-    if (rc == 0)
-        rc = end(pv, sync, bufferevent_write_buffer(pv->bev, b->buf));
-    return (int)pyle_buf_leave(&c, rc);
+    return rc < 0 ? rc : (int)pyle_buf_leave(&c, write_buffer(pv, b->buf));
 }
 
 int pyle_bev_read_buffer(struct pyle_bev *pv, struct pyle_buf *b)
 {
     struct pyle_call c;
-    int sync = 0, rc = usable(pv);
+    int rc = pyle_buf_enter(&c, b, 1);
 
     if (rc < 0)
         return rc;
-    if (viewed(pv->input))
-        return PYLE_VIEWED;
-    rc = pyle_buf_enter(&c, b, 1);
-    if (rc < 0)
-        return rc;
-    rc = begin(pv, &sync);
-    if (rc == 0)
-        rc = end(pv, sync, bufferevent_read_buffer(pv->bev, b->buf));
-    rc = (int)pyle_buf_leave(&c, rc);
+    rc = (int)pyle_buf_leave(&c, read_buffer(pv, b->buf));
     if (pv->stuck)
-        pyle_bev_resume(pv);
+        pyle_bev_resume_soon(pv);
     return rc;
 }
 
-/* connect() made the descriptor: it is ours to close, and wants TCP_NODELAY. */
-static int connected(struct pyle_bev *pv, int had_fd, int rc)
+/* connect() makes the descriptor: then it is ours to close, and wants TCP_NODELAY. */
+static int connected(struct pyle_bev *pv, struct bufferevent *bev, int had_fd, int rc)
 {
-    int fd = pv->bev ? bufferevent_getfd(pv->bev) : -1;
+    int error = errno, fd = pv->bev ? bufferevent_getfd(bev) : -1;
 
     if (!had_fd && fd >= 0) {
         pv->own_fd = 1;
         if (pv->nodelay)
             set_nodelay(fd);
     }
-    return rc;
-}
-
-int pyle_bev_connect(struct pyle_bev *pv, const void *address, int length)
-{
-    int rc = usable(pv), had_fd, error, sync;
-
-    if (rc < 0)
-        return rc;
-    if (!pv->is_socket)
-        return PYLE_RANGE;
-    had_fd = bufferevent_getfd(pv->bev) >= 0;
-    if (!had_fd && !pyle_fd_fits(pv->pb->fd_limit))
-        return PYLE_SYS;
-    sync = pyle_sync_enter();
-    errno = 0;
-    if (bufferevent_socket_connect(pv->bev, address, length) < 0)
-        rc = pyle_failed();
-    error = errno;
-    rc = (int)pyle_sync_leave(sync, connected(pv, had_fd, rc));
     errno = error;
     return rc;
 }
 
+static int connect_to(struct pyle_bev *pv, struct bufferevent *bev, const void *address, int length)
+{
+    int had_fd = bufferevent_getfd(bev) >= 0;
+
+    if (!had_fd && !pyle_fd_fits(pv->pb->fd_limit))
+        return -1;
+    errno = 0;
+    return connected(pv, bev, had_fd, bufferevent_socket_connect(bev, address, length));
+}
+
+int pyle_bev_connect(struct pyle_bev *pv, const void *address, int length)
+{
+    if (pv->bev && !pv->is_socket)
+        return PYLE_RANGE;
+    CALL(pv, connect_to(pv, bev, address, length));
+}
+
+static int connect_to_name(struct pyle_bev *pv, struct bufferevent *bev, int family,
+                           const char *host, int port)
+{
+    int had_fd = bufferevent_getfd(bev) >= 0;
+
+    if (!had_fd && !pyle_fd_fits(pv->pb->fd_limit))
+        return -1;
+    return connected(pv, bev, had_fd,
+                     bufferevent_socket_connect_hostname(bev, NULL, family, host, port));
+}
+
 int pyle_bev_connect_hostname(struct pyle_bev *pv, int family, const char *host, int port)
 {
-    int rc = usable(pv), had_fd, sync;
-
-    if (rc < 0)
-        return rc;
-    if (!pv->is_socket)
+    if (pv->bev && !pv->is_socket)
         return PYLE_RANGE;
-    had_fd = bufferevent_getfd(pv->bev) >= 0;
-    if (!had_fd && !pyle_fd_fits(pv->pb->fd_limit))
-        return PYLE_SYS;
-    sync = pyle_sync_enter();
-    if (bufferevent_socket_connect_hostname(pv->bev, NULL, family, host, port) < 0)
-        rc = pyle_failed();
-    return (int)pyle_sync_leave(sync, connected(pv, had_fd, rc));
+    CALL(pv, connect_to_name(pv, bev, family, host, port));
 }
 
 int pyle_bev_dns_error(struct pyle_bev *pv)
 {
-    int rc = pyle_bev_check(pv);
-
-    return rc < 0 ? rc : -bufferevent_socket_get_dns_error(pv->bev); /* EVUTIL_EAI_* are negative */
+    CALL(pv, -bufferevent_socket_get_dns_error(bev)); /* EVUTIL_EAI_* are negative */
 }
 
 int pyle_bev_setwatermark(struct pyle_bev *pv, int what, size_t low, size_t high)
 {
-    int rc = usable(pv);
-
-    if (rc < 0)
-        return rc;
     if (!what || (what & ~(EV_READ | EV_WRITE)))
         return PYLE_RANGE;
-    bufferevent_setwatermark(pv->bev, (short)what, low, high);
     if (pv->stuck)
-        pyle_bev_resume(pv);
-    return 0;
+        pyle_bev_resume_soon(pv);
+    CALL(pv, (bufferevent_setwatermark(bev, (short)what, low, high), 0));
 }
 
 int pyle_bev_getwatermark(struct pyle_bev *pv, int what, size_t *low, size_t *high)
 {
     if (what != EV_READ && what != EV_WRITE)
         return PYLE_RANGE;
-    CALL(pv, bufferevent_getwatermark(pv->bev, (short)what, low, high));
+    CALL(pv, bufferevent_getwatermark(bev, (short)what, low, high));
 }
 
 int pyle_bev_set_timeouts(struct pyle_bev *pv, double read, double write)
@@ -705,54 +769,52 @@ int pyle_bev_set_timeouts(struct pyle_bev *pv, double read, double write)
     struct timeval *rp = pyle_timeval(read, &r) ? &r : NULL;
     struct timeval *wp = pyle_timeval(write, &w) ? &w : NULL;
 
-    CALL(pv, bufferevent_set_timeouts(pv->bev, rp, wp));
+    CALL(pv, bufferevent_set_timeouts(bev, rp, wp));
 }
 
 int pyle_bev_get_priority(struct pyle_bev *pv)
 {
-    CALL(pv, bufferevent_get_priority(pv->bev));
+    CALL(pv, bufferevent_get_priority(bev));
 }
 
 int pyle_bev_set_priority(struct pyle_bev *pv, int priority)
 {
-    int rc = usable(pv);
+    int rc = pyle_enter_base(pv->pb);
 
     if (rc < 0)
         return rc;
-    rc = pyle_enter_base(pv->pb);
-    if (rc < 0)
-        return rc;
-    if (!pv->is_socket || priority < 0 || priority >= event_base_get_npriorities(pv->pb->base))
+    if (priority < 0 || priority >= event_base_get_npriorities(pv->pb->base) ||
+        (pv->bev && !pv->is_socket))
         rc = PYLE_RANGE;
-    else if (bufferevent_priority_set(pv->bev, priority) < 0)
-        rc = pyle_failed();
     else
         pyle_note_priority(pv->pb, priority);
     pyle_leave_base(pv->pb);
-    return rc;
+    if (rc < 0)
+        return rc;
+    CALL(pv, bufferevent_priority_set(bev, priority));
 }
 
-static size_t held_bytes(struct pyle_bev *pv)
+static size_t held_bytes(struct bufferevent *bev)
 {
-    return pv->bev ? evbuffer_get_length(bufferevent_get_input(pv->bev)) +
-                         2 * evbuffer_get_length(bufferevent_get_output(pv->bev))
-                   : 0;
+    return evbuffer_get_length(bufferevent_get_input(bev)) +
+           2 * evbuffer_get_length(bufferevent_get_output(bev));
 }
 
-static int flush(struct pyle_bev *pv, int what, int mode)
+static int flush(struct pyle_bev *pv, struct bufferevent *bev, int what, int mode)
 {
-    size_t before = held_bytes(pv);
-    int rc = bufferevent_flush(pv->bev, (short)what, (enum bufferevent_flush_mode)mode);
+    size_t before = held_bytes(bev);
+    int rc = if_not_viewed(pv, bev, 1, 1);
 
-    return rc < 0 ? rc : rc || held_bytes(pv) != before; /* a pair's answer is always 0 */
+    if (rc < 0)
+        return rc;
+    rc = bufferevent_flush(bev, (short)what, (enum bufferevent_flush_mode)mode);
+
+    return rc < 0 ? rc : rc || held_bytes(bev) != before; /* a pair's answer is always 0 */
 }
 
 int pyle_bev_flush(struct pyle_bev *pv, int what, int mode)
 {
-    if (viewed(pv->input) || viewed(pv->output) ||
-        (pv->partner && (viewed(pv->partner->input) || viewed(pv->partner->output))))
-        return PYLE_VIEWED;
-    CALL(pv, flush(pv, what, mode));
+    CALL(pv, flush(pv, bev, what, mode));
 }
 
 int pyle_bev_trigger(struct pyle_bev *pv, int what, int options)
@@ -760,31 +822,32 @@ int pyle_bev_trigger(struct pyle_bev *pv, int what, int options)
     if (!what || (what & ~(EV_READ | EV_WRITE)))
         return PYLE_RANGE;
     pv->forced |= (short)what;
-    CALL(pv, (bufferevent_trigger(pv->bev, (short)what, options), 0));
+    CALL(pv, (bufferevent_trigger(bev, (short)what, options), 0));
 }
 
 int pyle_bev_trigger_event(struct pyle_bev *pv, int what, int options)
 {
-    CALL(pv, (bufferevent_trigger_event(pv->bev, (short)what, options), 0));
+    CALL(pv, (bufferevent_trigger_event(bev, (short)what, options), 0));
 }
 
 /* ---- lock(): counted, so that what is locked is there to be unlocked ---- */
 
-int pyle_bev_lock(struct pyle_bev *pv)
+static int lock(struct pyle_bev *pv, struct bufferevent *bev)
 {
-    int rc = pyle_bev_check(pv);
-
-    if (rc < 0)
-        return rc;
     pthread_mutex_lock(&pv->pb->lock);
     ++pv->pb->locks;
     pthread_mutex_unlock(&pv->pb->lock);
-    bufferevent_incref(pv->bev);
-    bufferevent_lock(pv->bev);
-    pv->locked = pv->bev;
+    bufferevent_incref(bev);
+    bufferevent_lock(bev);
+    pv->locked = bev;
     pv->locker = PYLE_ME;
     ++pv->lock_depth;
     return 0;
+}
+
+int pyle_bev_lock(struct pyle_bev *pv)
+{
+    CALL(pv, lock(pv, bev));
 }
 
 int pyle_bev_unlock(struct pyle_bev *pv)

@@ -175,12 +175,15 @@ int pyle_event_add(struct pyle_event *pe, long long token, double seconds)
     if (rc < 0)
         return rc;
     rc = may_arm(pe);
+    if (rc == 0 && seconds < 0 && !IS_PENDING(pe) &&
+        !(event_get_events(&pe->ev) & (EV_READ | EV_WRITE | EV_CLOSED | EV_SIGNAL)))
+        rc = PYLE_IDLE;
     if (rc == 0) {
         if (event_add(&pe->ev, pyle_timeval(seconds, &tv) ? &tv : NULL) < 0) {
             rc = pyle_failed();
             count_signal(pe, 0);
         } else {
-            rc = IS_PENDING(pe) ? take_token(pe, token) : PYLE_IDLE;
+            rc = take_token(pe, token);
         }
     }
     pyle_leave_base(pe->pb);
@@ -205,6 +208,16 @@ int pyle_event_active(struct pyle_event *pe, long long token, int what)
     return rc;
 }
 
+long long pyle_event_token(struct pyle_event *pe)
+{
+    long long token;
+
+    pthread_mutex_lock(&pe->pb->lock);
+    token = pe->token;
+    pthread_mutex_unlock(&pe->pb->lock);
+    return token;
+}
+
 long long pyle_event_del(struct pyle_event *pe, int close)
 {
     struct pyle_base *pb = pe->pb;
@@ -213,14 +226,15 @@ long long pyle_event_del(struct pyle_event *pe, int close)
     if (!pe->open)
         return close ? 0 : PYLE_CLOSED;
     pthread_mutex_lock(&pb->lock);
-    if (!pb->base || (pb->closed && !close)) {
+    if (!pb->base || pb->lost || (pb->closed && !close)) {
         pe->open = 0;
         pthread_mutex_unlock(&pb->lock);
         return close ? 0 : PYLE_CLOSED;
     }
-    if (pb->fork_gen != pyle_fork_gen) {
+    if (pb->fork_gen != pyle_fork_gen || (pb->nolock && pyle_elsewhere(pb))) {
+        int forked = pb->fork_gen != pyle_fork_gen;
         pthread_mutex_unlock(&pb->lock);
-        return PYLE_FORKED;
+        return forked ? PYLE_FORKED : PYLE_THREAD;
     }
     if (close)
         pe->open = 0;
@@ -324,4 +338,12 @@ int pyle_event_set_priority(struct pyle_event *pe, int priority)
 struct event *pyle_event_ptr(struct pyle_event *pe)
 {
     return pe->open && !pe->pb->closed ? &pe->ev : NULL;
+}
+
+void pyle_signal_lock(int on)
+{
+    if (on)
+        pthread_mutex_lock(&signal_lock);
+    else
+        pthread_mutex_unlock(&signal_lock);
 }

@@ -76,7 +76,7 @@ void pyle_listener_unref(struct pyle_listener *pl)
 
 static int check(struct pyle_listener *pl, int closing)
 {
-    if (!pl->lev || (pl->pb->closed && !closing))
+    if (!pl->lev || (closing ? pl->pb->lost : pl->pb->closed))
         return PYLE_CLOSED;
     if (pl->pb->fork_gen != pyle_fork_gen)
         return PYLE_FORKED;

@@ -59,3 +59,11 @@ int pyle_log_take(char *out, int size)
     pthread_mutex_unlock(&ring_lock);
     return severity;
 }
+
+void pyle_log_lock(int on)
+{
+    if (on)
+        pthread_mutex_lock(&ring_lock);
+    else
+        pthread_mutex_unlock(&ring_lock);
+}

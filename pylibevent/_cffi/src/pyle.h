@@ -71,10 +71,13 @@ struct pyle_base {
     struct event kick_event;   /* internal: run on_kick soon, in the loop's thread */
     struct pyle_bev *bev_grave;           /* closed elsewhere; freed by the loop's thread */
     struct pyle_listener *listener_grave;
-    struct pyle_bev *bev_resume;          /* views let go of elsewhere: read on */
+    struct pyle_bev *bev_resume;          /* held back, and perhaps no more */
     struct pyle_listener *paused;         /* switched off until the exception has left the loop */
     struct pyle_base *next_to_free;       /* when the call that this thread is in is over */
     int freeing;
+    int free_claimed;          /* somebody frees it */
+    int lost;                  /* in a child: a thread that stayed behind may hold its locks */
+    struct pyle_base *next, **to_this; /* all bases, for fork */
     int locks;                 /* of its bufferevents, held by lock() */
     int free_after_unlock;
 };
@@ -120,7 +123,8 @@ struct pyle_bev {
     int finishing;             /* close_after_write(): 1 writing, 3 reading what is unread, 2 done */
     ssize_t discard;           /* how much of that at most */
     uintptr_t user;            /* as in pyle_buf, unless BEV_OPT_THREADSAFE */
-    int depth;
+    int depth;                 /* calls under way; with BEV_OPT_THREADSAFE in all threads */
+    struct bufferevent *doomed; /* closed; to be freed by the last of them */
     struct bufferevent *locked; /* lock(): what unlock() lets go of */
     uintptr_t locker;
     int lock_depth;
@@ -171,10 +175,14 @@ ssize_t pyle_sync_leave(int outer, ssize_t rc);
 /* buffer.c */
 struct pyle_buf *pyle_buf_of(struct pyle_bev *pv, int input);
 void pyle_buf_orphan(struct pyle_buf *b, struct evbuffer *buf);
+struct pyle_use {              /* one of our calls on a bufferevent, between begin and end */
+    struct bufferevent *bev;   /* is not freed before end */
+    int sync;
+};
 struct pyle_call {             /* one of our calls on a buffer, between enter and leave */
     struct pyle_buf *b;
-    struct pyle_bev *pv;       /* whose buffer it is, or NULL, and its struct */
-    struct bufferevent *bev;
+    struct pyle_bev *pv;       /* whose buffer it is, or NULL */
+    struct pyle_use use;
     int locked;
     int sync;
 };
@@ -185,12 +193,17 @@ ssize_t pyle_buf_leave(struct pyle_call *c, ssize_t rc);
 extern int pyle_pins_waiting;
 
 /* bufferevent.c */
-int pyle_bev_check(struct pyle_bev *pv);
-int pyle_bev_claim(struct pyle_bev *pv);
-void pyle_bev_unclaim(struct pyle_bev *pv);
-void pyle_bev_hold(struct pyle_bev *pv, short what);
+int pyle_bev_begin(struct pyle_bev *pv, struct pyle_use *u);
+void pyle_bev_end(struct pyle_bev *pv, struct pyle_use *u);
+void pyle_bev_hold(struct pyle_bev *pv, struct bufferevent *bev, short what);
 void pyle_bev_resume(struct pyle_bev *pv);
+void pyle_bev_resume_soon(struct pyle_bev *pv);
 void pyle_bev_free(struct pyle_bev *pv);
+
+/* event.c, buffer.c, log.c: the locks of their own, around fork() */
+void pyle_signal_lock(int on);
+void pyle_pins_lock(int on);
+void pyle_log_lock(int on);
 
 /* listener.c */
 extern __thread int pyle_accepting;  /* the descriptor an accept callback was given, -1 once taken */
