@@ -36,7 +36,7 @@ _references: dict[int, _Reference] = {}
 
 
 def _gone(reference: _Reference, _references: dict[int, _Reference] = _references) -> None:
-    del _references[id(reference)]
+    _references.pop(id(reference), None)
     reference.release(reference.ptr)
 
 

@@ -31,9 +31,7 @@ from .errors import (
     RAISED,
     LibeventError,
     fail,
-    raise_first,
     stash,
-    stashed,
     unraisable,
 )
 
@@ -265,23 +263,31 @@ class EventBase(Handle):
         if integer(flags) & ~_LOOP_FLAGS:
             raise ValueError(f"unknown flags: {flags:#x}")
         if stash.exceptions and lib.pyle_outermost():  # of a call that was interrupted
-            self._later += stash.exceptions
-            stash.exceptions.clear()
-        if self._later:
-            raise_first([self._later.pop(0)])
-        rc = self._run(flags)
-        self._last_signal = None
-        if lib.pyle_log_waiting:
-            cb.drain_log()
-        if self._is_closed and lib.pyle_base_claim_free(self._ptr):
-            self._free()  # closed in a callback, or by another thread
-        if rc == RAISED:
-            exceptions = stashed()
-            self._later += exceptions[1:]
-            if not exceptions:  # lost: a second signal's hit while cffi handled a first one's
+            self._keep(len(stash.exceptions))
+        if not self._later:
+            rc = self._run(flags)
+            self._last_signal = None
+            if lib.pyle_log_waiting:
+                cb.drain_log()
+            if self._is_closed and lib.pyle_base_claim_free(self._ptr):
+                self._free()  # closed in a callback, or by another thread
+            if rc != RAISED:
+                return self._check(rc, "event_base_loop")
+            self._keep(lib.pyle_raised())
+            if not self._later:  # lost: a second signal's hit while cffi handled a first one's
                 return self.loop(flags)
-            raise_first(exceptions)
-        return self._check(rc, "event_base_loop")
+        later = self._later
+        try:  # no calls here: a signal handler's exception cannot come between
+            raise later[0]
+        finally:
+            del later[0]
+
+    def _keep(self, n: int) -> None:
+        """Moves the last n exceptions of callbacks to where the next loop takes them from."""
+        exceptions = stash.exceptions
+        first = max(0, len(exceptions) - n)
+        self._later += exceptions[first:]
+        del exceptions[first:]
 
     def _run(self, flags: int) -> int:
         ptr, tables, slot = self._ptr, cb.tables, self._slot
@@ -301,7 +307,7 @@ class EventBase(Handle):
                 if first:
                     tables[slot] = None
                 if rc is None:  # a signal handler's exception hid it
-                    self._later += stashed()
+                    self._keep(lib.pyle_raised())
         finally:
             if outer != -2:
                 _signal.set_wakeup_fd(outer)

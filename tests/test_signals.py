@@ -460,6 +460,8 @@ nested = False  # True: the handler raises again while what it raised is on its 
 
 def tick(signum, frame):  # raises in loop(), in a callback, between the two, not elsewhere
     global armed, ticks
+    if sys._getframe(1).f_code.co_name in ("__del__", "_gone"):
+        return  # a finalizer, out of which Python lets nothing
     while armed and frame is not None:
         if frame.f_code.co_filename.startswith(PACKAGE):
             ticks += 1
