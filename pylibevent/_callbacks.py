@@ -8,7 +8,8 @@ Each function answers with what became of the call (enum pyle_answer in _cffi/sr
 ERROR (it raised; the exception waits in `stash`), HANDLED (the base's exception_handler took it).
 An exception that hits before the user's function is `entered` (a signal handler's, which Python
 runs when a function starts) makes cffi return RETRY, and C sees to it that the call is made again
-later. Until the user's function has returned the table keeps what C would call again.
+later. So the table keeps what C would call again until nothing can come between its removal and
+the answer: no call, since Python runs signal handlers after calls.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ def escaped(
     """What cffi calls when an exception leaves a function below: a signal handler's, as a rule.
     Before the user's function was entered cffi's 0, RETRY, is the right answer."""
     stash.exceptions.append(exception.with_traceback(traceback))
-    names = traceback.tb_frame.f_locals if traceback else {}
+    names: dict[str, Any] = traceback.tb_frame.f_locals if traceback else {}
     if not names.get("entered"):
         return None
-    if names.get("released"):
-        names["source"]._table.pop(names["token"], None)
+    if names.get("released") and names["token"] in names["table"]:  # as the function's last steps
+        del names["table"][names["token"]]
     return ERROR
 
 
@@ -77,7 +78,7 @@ def callback(function: Any) -> Any:
 
 @callback
 def event(slot: int, token: int, fd: int, what: int, released: int) -> int:
-    source = (tables[slot] or table_of(slot)).get(token)
+    source = (table := tables[slot] or table_of(slot)).get(token)
     if source is None:
         return DONE
     entered = True  # noqa: F841
@@ -86,14 +87,14 @@ def event(slot: int, token: int, fd: int, what: int, released: int) -> int:
         answer = DONE
     except BaseException as exception:
         answer = caught(exception, source)
-    if released:
-        source._table.pop(token, None)
+    if released and token in table:
+        del table[token]
     return answer
 
 
 @callback
 def timer(slot: int, token: int, _fd: int, _what: int, released: int) -> int:
-    source = (tables[slot] or table_of(slot)).get(token)
+    source = (table := tables[slot] or table_of(slot)).get(token)
     if source is None:
         return DONE
     entered = True  # noqa: F841
@@ -102,14 +103,14 @@ def timer(slot: int, token: int, _fd: int, _what: int, released: int) -> int:
         answer = DONE
     except BaseException as exception:
         answer = caught(exception, source)
-    if released:
-        source._table.pop(token, None)
+    if released and token in table:
+        del table[token]
     return answer
 
 
 @callback
 def signal(slot: int, token: int, signum: int, what: int, released: int) -> int:
-    source = (tables[slot] or table_of(slot)).get(token)
+    source = (table := tables[slot] or table_of(slot)).get(token)
     if source is None:
         return DONE
     entered = True  # noqa: F841
@@ -122,7 +123,8 @@ def signal(slot: int, token: int, signum: int, what: int, released: int) -> int:
             lib.pyle_event_again(source._ptr, left)
     if released:
         source.base._last_signal = source  # libevent looks at it once more after this
-        source._table.pop(token, None)
+    if released and token in table:
+        del table[token]
     return answer
 
 

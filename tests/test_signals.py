@@ -275,7 +275,8 @@ def test_many_signals_all_reach_their_handler(base: EventBase, handler: Install)
     Timer(base, nothing).add(60)
     signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
     base.dispatch()
-    assert len(seen) == 1000
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert len(seen) >= 1000
 
 
 def test_handlers_run_in_two_loops_one_inside_the_other(base: EventBase, handler: Install) -> None:

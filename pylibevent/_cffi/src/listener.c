@@ -155,7 +155,9 @@ static void deliver(struct pyle_listener *pl, int fd, const struct sockaddr *sa,
     pyle_accepting = fd;
     answer = pyle_py_accept(pb->slot, pl->token, fd, sa->sa_family, name, name_length, port,
                             flowinfo, scope);
-    if (answer == PYLE_RETRY) { /* the user has not seen it yet */
+    if (answer == PYLE_RETRY && pyle_accepting != fd)
+        answer = PYLE_ERROR; /* not seen yet? taken all the same */
+    if (answer == PYLE_RETRY) {
         if (pl->lev && !pb->closed) {
             pl->held_fd = fd;
             memcpy(&pl->held_addr, sa, (size_t)length);
