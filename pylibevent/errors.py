@@ -23,8 +23,8 @@ class LineTooLong(LibeventError, ValueError):
 
 
 FAIL, SYS, CLOSED, VIEWED, RAISED, THREAD, FORKED, RANGE = range(-1, -9, -1)
-NOMEM, TOOLONG, RUNNING, INUSE, FILE, NONE, SIGBASE, SMALL, PRIORITY, UNABLE, IDLE = range(
-    -9, -20, -1
+NOMEM, TOOLONG, RUNNING, INUSE, FILE, NONE, SIGBASE, SMALL, PRIORITY, UNABLE, IDLE, DEEP = range(
+    -9, -21, -1
 )
 
 _TEXTS: dict[int, tuple[type[Exception], str]] = {
@@ -42,6 +42,7 @@ _TEXTS: dict[int, tuple[type[Exception], str]] = {
     SIGBASE: (RuntimeError, "another EventBase has signal events; a process has one such base"),
     UNABLE: (LibeventError, "this base's method cannot do that"),
     IDLE: (ValueError, "no descriptor, signal or timeout to wait for"),
+    DEEP: (RecursionError, "callbacks make calls that call back, too deep"),
     PRIORITY: (ValueError, "events with a higher priority than that exist already"),
 }
 

@@ -132,6 +132,8 @@ int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes)
     c->b = b;
     c->pv = NULL;
     c->locked = 0;
+    if (pyle_sync >= PYLE_DEEPEST)
+        return PYLE_DEEP;
     if (pv && !b->closing) {
         rc = pyle_bev_begin(pv, &c->use);
         if (rc < 0)

@@ -67,6 +67,8 @@ static int begin(struct pyle_bev *pv, struct pyle_use *u, int closing)
     uintptr_t nobody = 0;
     int rc;
 
+    if (!closing && pyle_sync > PYLE_DEEPEST)
+        return PYLE_DEEP;
     if (pv->options & BEV_OPT_THREADSAFE) {
         pthread_mutex_lock(&pv->pb->lock);
         rc = check(pv, closing);

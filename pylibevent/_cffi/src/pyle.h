@@ -37,7 +37,8 @@ enum pyle_code {
     PYLE_SMALL = -16,   /* the memory given is too small */
     PYLE_PRIORITY = -17, /* events exist that the new number of priorities has no room for */
     PYLE_UNABLE = -18,  /* not with this backend */
-    PYLE_IDLE = -19     /* an event that would wait for nothing */
+    PYLE_IDLE = -19,    /* an event that would wait for nothing */
+    PYLE_DEEP = -20     /* callbacks that make calls that call back: too deep */
 };
 
 /* What a Python callback says. 0 is what cffi returns when an exception (a signal's, most
@@ -155,6 +156,7 @@ extern __thread int pyle_sync;       /* depth of our calls that may call back, w
 extern __thread int pyle_sync_raised; /* how many callbacks of the innermost one have raised */
 extern __thread struct pyle_base *pyle_here; /* the base whose loop this thread is in */
 extern __thread char pyle_me;
+#define PYLE_DEEPEST 100 /* such calls in each other: C's stack has an end, and no guard */
 #define PYLE_ME ((uintptr_t)&pyle_me)
 
 int pyle_enter_base(struct pyle_base *pb); /* locks; checks use after close, fork, thread */
