@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .event import EventBase
 
 _RETRY, DONE, ERROR, HANDLED = range(4)
+EVENT, TIMER, SIGNAL = range(3)  # enum pyle_kind
 
 next_token = itertools.count(1).__next__
 tables: list[dict[int, Any] | None] = []  # of the bases whose loop runs
@@ -115,7 +116,10 @@ def signal(slot: int, token: int, signum: int, what: int, released: int) -> int:
         return DONE
     entered = True  # noqa: F841
     try:
-        source._callback(signum, *source._args)
+        if source._kind == SIGNAL:
+            source._callback(signum, *source._args)
+        else:  # an Event for a signal
+            source._callback(signum, EVENT_FLAGS[what & 0xFF], *source._args)
         answer = DONE
     except BaseException as exception:
         answer = caught(exception, source)

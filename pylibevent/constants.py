@@ -20,6 +20,9 @@ class Flag(enum.IntFlag):
 
     __str__ = __repr__
 
+    def __format__(self, spec: str) -> str:
+        return format(int(self), spec) if spec else str(self)
+
 
 class Constant(enum.IntEnum):
     """Base of the constants that are not flags: prints as its C name."""
@@ -28,6 +31,9 @@ class Constant(enum.IntEnum):
         return self.name
 
     __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return format(int(self), spec) if spec else str(self)
 
 
 class EventFlags(Flag):

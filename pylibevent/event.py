@@ -38,7 +38,6 @@ from .errors import (
 ExceptionHandler = Callable[[Exception, Any], object]
 
 _EVENT_TYPE = ffi.typeof("struct pyle_event *")
-_EVENT, _TIMER, _SIGNAL = range(3)
 _LOOP_FLAGS = sum(LoopFlags)
 
 
@@ -429,7 +428,7 @@ class Event(Handle):
 
     __slots__ = ("_args", "_base", "_callback", "_table")
 
-    _kind = _EVENT
+    _kind = cb.EVENT
 
     def __init__(
         self,
@@ -591,7 +590,7 @@ class Timer(Event):
 
     __slots__ = ()
 
-    _kind = _TIMER
+    _kind = cb.TIMER
 
     def __init__(
         self,
@@ -612,7 +611,7 @@ class Signal(Event):
 
     __slots__ = ()
 
-    _kind = _SIGNAL
+    _kind = cb.SIGNAL
 
     def __init__(
         self, base: EventBase, signum: int, callback: Callable[..., object], *args: Any

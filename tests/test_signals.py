@@ -514,7 +514,9 @@ base = EventBase()
 def storm(code: str, *args: str) -> None:
     missing, twice, ticks = map(int, run_script(STORM + code, *args).split())
     assert ticks > 20
-    assert (missing, twice) == (0, 0)
+    assert missing == 0
+    if sys.version_info >= (3, 11):  # 3.10 runs handlers between any two steps, not only at calls
+        assert twice == 0
 
 
 def test_timers_are_not_lost_in_a_storm_of_exceptions() -> None:

@@ -155,7 +155,7 @@ int pyle_event_init(struct pyle_base *pb, struct pyle_event *pe, int fd, int wha
         rc = PYLE_RANGE;
     else if ((what & EV_CLOSED) && !(event_base_get_features(pb->base) & EV_FEATURE_EARLY_CLOSE))
         rc = PYLE_UNABLE;
-    else if (event_assign(&pe->ev, pb->base, fd, (short)what, on[kind], pe) < 0) {
+    else if (event_assign(&pe->ev, pb->base, fd, (short)what, on[what & EV_SIGNAL ? PYLE_SIGNAL : kind], pe) < 0) {
         rc = pyle_failed();
     } else {
         pe->pb = pb;
