@@ -328,7 +328,8 @@ def test_the_readmes_server_answers_lines() -> None:
     assert found
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-c", found[1].replace("8899", str(port))])
+    code = found[1].replace("8899", str(port))
+    process = subprocess.Popen([sys.executable, "-c", code], text=True)
     server = Server(process, port)
     try:
         late = time.monotonic() + 10
