@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ._libevent import ffi, lib
-from .constants import BUFFEREVENT_FLAGS, EVENT_FLAGS, FilterResult, FlushMode
+from .constants import BEV_EVENT_ERROR, BUFFEREVENT_FLAGS, EVENT_FLAGS, FilterResult, FlushMode
 from .errors import os_error, stash, unraisable
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def bev_event(slot: int, token: int, what: int, error: int) -> int:
     source = (tables[slot] or table_of(slot)).get(token)
     if source is None or (function := source._event) is None:
         return DONE
-    if error:
+    if what & BEV_EVENT_ERROR:
         source._error = error
     entered = True  # noqa: F841
     try:

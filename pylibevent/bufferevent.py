@@ -519,28 +519,25 @@ class _Filter(BufferEvent):
 
     @property
     def underlying(self) -> BufferEvent | None:
-        return self._underlying
+        below = self._underlying
+        return None if below is None or below.closed else below
 
     def close(self) -> None:
+        below = self._underlying if self._owns else None
         super().close()
-        if (below := self._let_go()) is not None:
+        if below is not None:
             below.close()
 
     def close_after_write(self) -> None:
         self._check(lib.pyle_bev_finish(self._ptr), "bufferevent_flush")
-        below = self._let_go()
+        below = self._underlying if self._owns else None
         super().close()
         if below is not None and not below.closed:
             below.close_after_write()
 
-    def _let_go(self) -> BufferEvent | None:
-        """What is to be closed along with it."""
-        below, self._underlying = self._underlying, None
-        return below if self._owns else None
-
     def _forget(self) -> None:
         super()._forget()
-        self._input_filter = self._output_filter = None
+        self._underlying = self._input_filter = self._output_filter = None
 
 
 def _check_options(options: int) -> None:

@@ -177,7 +177,7 @@ ssize_t pyle_buf_leave(struct pyle_call *c, ssize_t rc)
     if (b->depth == 0 && b->closing && views(b) == 0)
         free_data(b);
     unclaim(b);
-    if (b->owner && b->is_input && b->owner->stuck)
+    if (b->owner && b->is_input && (b->owner->stuck || b->owner->stalled))
         pyle_bev_resume_soon(b->owner);
     if (c->locked)
         bufferevent_unlock(c->use.bev);

@@ -4,6 +4,7 @@
 #include "pyle.h"
 
 #include <arpa/inet.h>
+#include <event2/bufferevent_struct.h>
 #include <netinet/tcp.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -166,6 +167,13 @@ static void unstall(struct pyle_bev *filter)
     push(filter, what);
 }
 
+/* A filter's write timeout: libevent has it run with nothing to write, too. */
+static void stop_idle_timeout(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    if (pv->under && evbuffer_get_length(bufferevent_get_output(bev)) == 0)
+        event_del(&bev->ev_write);
+}
+
 /* In the loop: starting again may move data, which may call anything back. */
 void pyle_bev_resume(struct pyle_bev *pv)
 {
@@ -186,6 +194,8 @@ void pyle_bev_resume(struct pyle_bev *pv)
     if (on) {
         pv->held &= (short)~on;
         bufferevent_enable(bev, on);
+        stop_idle_timeout(pv, bev);
+        pv->stalled |= on;
     }
     if (pv->under)
         unstall(pv);
@@ -308,7 +318,7 @@ static void on_read(struct bufferevent *bev, void *arg)
     answer = pyle_py_bev_read(pv->pb->slot, pv->token);
     /* At the high watermark libevent would call again at once, for ever. It may as long as the
      * callback takes something; then reading waits until something is taken. */
-    if (answer != PYLE_RETRY && pv->bev && !pv->pb->closed && !pv->under && is_full(bev) &&
+    if (answer != PYLE_RETRY && pv->bev && !pv->pb->closed && !pv->over && is_full(bev) &&
         evbuffer_get_length(bufferevent_get_input(bev)) >= before) {
         pv->stuck = 1;
         pyle_bev_hold(pv, bev, EV_READ);
@@ -326,6 +336,7 @@ static void on_write(struct bufferevent *bev, void *arg)
             finish_now(pv);
         return;
     }
+    stop_idle_timeout(pv, bev);
     if (is_refused(pv, EV_WRITE) || !enter_callback(pv))
         return;
     leave_callback(pv, bev, pyle_py_bev_write(pv->pb->slot, pv->token), EV_WRITE, 0);
@@ -440,12 +451,24 @@ static enum bufferevent_filter_result ask_python(struct pyle_bev *pv, short io, 
                : BEV_ERROR;
 }
 
+/* In two steps if a part is to stay: evbuffer_remove_buffer calls dst's callbacks, which another
+ * filter may be, while src is half way. */
 static enum bufferevent_filter_result move_all(struct evbuffer *src, struct evbuffer *dst,
                                                ssize_t limit)
 {
-    size_t n = limit < 0 ? evbuffer_get_length(src) : (size_t)limit;
+    struct evbuffer *part;
+    int rc;
 
-    return evbuffer_remove_buffer(src, dst, n) < 0 ? BEV_ERROR : BEV_OK;
+    if (limit < 0 || (size_t)limit >= evbuffer_get_length(src))
+        return evbuffer_add_buffer(dst, src) < 0 ? BEV_ERROR : BEV_OK;
+    part = evbuffer_new();
+    if (!part)
+        return BEV_ERROR;
+    rc = evbuffer_remove_buffer(src, part, (size_t)limit);
+    if (rc >= 0)
+        rc = evbuffer_add_buffer(dst, part);
+    evbuffer_free(part);
+    return rc < 0 ? BEV_ERROR : BEV_OK;
 }
 
 /* libevent calls a filter that says BEV_OK again as long as there is something to take, and does
@@ -466,10 +489,10 @@ static enum bufferevent_filter_result run_filter(struct pyle_bev *pv, short io, 
         pv->stalled |= io;
         return BEV_NEED_MORE;
     }
-    if (!(pv->filters & io))
-        return move_all(src, dst, limit);
     __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
-    result = ask_python(pv, io, limit, mode);
+    result = pv->filters & io ? ask_python(pv, io, limit, mode) : move_all(src, dst, limit);
+    if (io == EV_READ && (under->stuck || under->stalled))
+        pyle_bev_resume_soon(under);
     if (!pv->bev || pv->pb->closed)
         result = BEV_ERROR;
     else if (result == BEV_ERROR)
@@ -495,6 +518,73 @@ static enum bufferevent_filter_result on_filter_output(struct evbuffer *src, str
     return run_filter(arg, EV_WRITE, src, dst, limit, mode);
 }
 
+/* What libevent's filter has set as the callbacks of what it is on, with ours around it: once a
+ * filter is closed nothing comes, though libevent may still be in the middle of one of these.
+ *
+ * Input that the filter has no room for waits, and so does the end that comes after it. */
+static int waits(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    return evbuffer_get_length(bufferevent_get_input(bev)) > 0 &&
+           (is_full(pv->bev) || (pv->stalled & EV_READ) ||
+            !(bufferevent_get_enabled(pv->bev) & EV_READ));
+}
+
+static void on_under_read(struct bufferevent *bev, void *arg)
+{
+    struct pyle_bev *pv = arg, *under = pv->under;
+    struct bufferevent *filter = pv->bev;
+    size_t before = evbuffer_get_length(bufferevent_get_input(bev));
+    short end;
+
+    if (!filter)
+        return;
+    __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
+    bufferevent_incref(filter);
+    if (!(bufferevent_get_enabled(filter) & EV_READ))
+        bufferevent_disable(filter, EV_READ); /* an older filter's end has let it read */
+    pv->base_read(bev, pv->base_arg);
+    if (pv->bev && under->bev) {
+        if (is_full(bev) && evbuffer_get_length(bufferevent_get_input(bev)) >= before) {
+            under->stuck = 1; /* as in on_read */
+            pyle_bev_hold(under, bev, EV_READ);
+        }
+        if (waits(pv, bev)) {
+            pv->stalled |= EV_READ;
+        } else if ((end = pv->end) != 0) {
+            pv->end = 0;
+            pv->base_event(bev, end, pv->base_arg);
+        }
+    }
+    bufferevent_decref(filter);
+    pyle_bev_unref(pv);
+}
+
+static void on_under_write(struct bufferevent *bev, void *arg)
+{
+    struct pyle_bev *pv = arg;
+    struct bufferevent *filter = pv->bev;
+
+    if (!filter)
+        return;
+    bufferevent_incref(filter);
+    pv->base_write(bev, pv->base_arg);
+    bufferevent_decref(filter);
+}
+
+static void on_under_event(struct bufferevent *bev, short what, void *arg)
+{
+    struct pyle_bev *pv = arg;
+
+    if (!pv->bev)
+        return;
+    if ((what & BEV_EVENT_EOF) && waits(pv, bev)) {
+        pv->end = what;
+        pv->stalled |= EV_READ;
+    } else {
+        pv->base_event(bev, what, pv->base_arg);
+    }
+}
+
 static int filter_on(struct pyle_bev *pv, struct pyle_bev *under, struct bufferevent *bev,
                      int options)
 {
@@ -515,8 +605,52 @@ static int filter_on(struct pyle_bev *pv, struct pyle_bev *under, struct buffere
     pv->under = under;
     __atomic_add_fetch(&under->refs, 1, __ATOMIC_RELAXED);
     under->over = pv;
-    under->held = under->stuck = 0;
+    under->held = under->refused = under->missed = under->forced = 0;
+    under->stuck = 0;
+    bufferevent_getcb(bev, &pv->base_read, &pv->base_write, &pv->base_event, &pv->base_arg);
+    bufferevent_setcb(bev, on_under_read, on_under_write, on_under_event, pv);
+    bufferevent_setcb(pv->bev, NULL, on_write, NULL, pv);
     pyle_note_priority(pv->pb, bufferevent_get_priority(pv->bev));
+    return 0;
+}
+
+/* What libevent does when the last one that uses a filter lets go of it, which another filter on
+ * it may do late: what it was on reads again, and has no callbacks. */
+static void leave_under(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    struct pyle_bev *under = pv->under;
+
+    if (under->over != pv)
+        return;
+    under->over = NULL;
+    if (under->bev)
+        bufferevent_setcb(under->bev, NULL, NULL, NULL, NULL);
+    bufferevent_set_timeouts(bev, NULL, NULL);
+    bufferevent_setwatermark(bev, EV_READ, 0, 0);
+    bufferevent_enable(bev, EV_READ);
+}
+
+/* Whether a view is out of anything that a flush in these directions would move. */
+static int flush_viewed(struct pyle_bev *pv, int what)
+{
+    struct pyle_bev *partner;
+
+    for (; pv; pv = pv->under) {
+        partner = pv->partner;
+        if ((what & EV_READ) && (viewed(pv->input) || (partner && viewed(partner->output))))
+            return 1;
+        if ((what & EV_WRITE) && (viewed(pv->output) || (partner && viewed(partner->input))))
+            return 1;
+    }
+    return 0;
+}
+
+/* libevent goes on in what is closed, as long as there is a filter on it. */
+static int under_closed(struct pyle_bev *pv)
+{
+    while ((pv = pv->under))
+        if (!pv->bev)
+            return 1;
     return 0;
 }
 
@@ -553,7 +687,7 @@ int pyle_bev_borrow(struct pyle_bev *pv, struct bufferevent *bev)
 
 static int give_back(struct pyle_bev *pv, struct bufferevent *bev)
 {
-    if (pv->has_callbacks)
+    if (pv->has_callbacks || pv->over)
         bufferevent_setcb(bev, NULL, NULL, NULL, NULL);
     if (pv->held)
         bufferevent_enable(bev, pv->held);
@@ -593,8 +727,6 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
         partner->partner = NULL;
         __atomic_add_fetch(&partner->refs, 1, __ATOMIC_RELAXED);
     }
-    if (pv->under && pv->under->over == pv)
-        pv->under->over = NULL;
     input = pv->input;
     output = pv->output;
     pv->input = pv->output = NULL;
@@ -605,6 +737,8 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
     if (!pv->borrowed) {
         bufferevent_setcb(bev, NULL, NULL, NULL, NULL);
         bufferevent_disable(bev, EV_READ | EV_WRITE);
+        if (pv->under)
+            leave_under(pv, bev);
     }
     if (pv->is_socket && !pv->borrowed && !pyle_elsewhere(pv->pb)) {
         /* libevent closes the descriptor when the loop comes round; the peer should know now.
@@ -657,9 +791,11 @@ int pyle_bev_finish(struct pyle_bev *pv)
         rc = 0;
     } else if (pv->under) {
         /* All that it can hand on it hands on now; then it is up to what it is on. */
-        rc = viewed(pv->output) || viewed(pv->under->output) ? PYLE_VIEWED : 1;
-        if (rc == 1)
+        rc = flush_viewed(pv, EV_WRITE) ? PYLE_VIEWED : 1;
+        if (rc == 1 && !under_closed(pv)) {
+            bufferevent_enable(bev, EV_WRITE);
             bufferevent_flush(bev, EV_WRITE, BEV_FLUSH);
+        }
     } else if (pv->is_socket ? bufferevent_getfd(bev) < 0 : !pv->partner) {
         rc = 1; /* nowhere to write to */
     } else if (evbuffer_get_length(bufferevent_get_output(bev)) == 0) {
@@ -732,7 +868,7 @@ int pyle_bev_setcb(struct pyle_bev *pv, int read, int write, int event)
     if (pv->bev && pv->over)
         return PYLE_FILTERED;
     pv->has_callbacks = 1;
-    CALL(pv, (bufferevent_setcb(bev, read ? on_read : NULL, write ? on_write : NULL,
+    CALL(pv, (bufferevent_setcb(bev, read ? on_read : NULL, write || pv->under ? on_write : NULL,
                                 event ? on_bev_event : NULL, pv), 0));
 }
 
@@ -753,8 +889,10 @@ static int enable(struct pyle_bev *pv, struct bufferevent *bev, int what)
     }
     missed = (short)(pv->missed & what);
     pv->missed &= (short)~what;
-    if (now)
+    if (now) {
         rc = bufferevent_enable(bev, now);
+        stop_idle_timeout(pv, bev);
+    }
     if (missed && pv->bev) /* not closed meanwhile */
         bufferevent_trigger(bev, missed, BEV_TRIG_DEFER_CALLBACKS);
     if (pv->under && pv->under->bev) /* what has come, or was written, before */
@@ -825,14 +963,11 @@ int pyle_bev_setfd(struct pyle_bev *pv, int fd, int own)
 /* Nothing moves while a view is out. (Under the lock: another thread may be closing.) */
 static int if_not_viewed(struct pyle_bev *pv, struct bufferevent *bev, int input, int output)
 {
-    struct pyle_bev *partner = pv->partner;
     int rc = 0;
 
     bufferevent_lock(bev);
     if ((input && viewed(pv->input)) || (output && viewed(pv->output)) ||
-        (input && output &&
-         ((partner && (viewed(partner->input) || viewed(partner->output))) ||
-          (pv->under && (viewed(pv->under->input) || viewed(pv->under->output))))))
+        (input && output && flush_viewed(pv, EV_READ | EV_WRITE)))
         rc = PYLE_VIEWED;
     bufferevent_unlock(bev);
     return rc;
@@ -890,7 +1025,7 @@ int pyle_bev_read_buffer(struct pyle_bev *pv, struct pyle_buf *b)
     if (rc < 0)
         return rc;
     rc = (int)pyle_buf_leave(&c, read_buffer(pv, b->buf));
-    if (pv->stuck)
+    if (pv->stuck || pv->stalled)
         pyle_bev_resume_soon(pv);
     return rc;
 }
@@ -953,7 +1088,7 @@ int pyle_bev_setwatermark(struct pyle_bev *pv, int what, size_t low, size_t high
 {
     if (!what || (what & ~(EV_READ | EV_WRITE)))
         return PYLE_RANGE;
-    if (pv->stuck)
+    if (pv->stuck || pv->stalled)
         pyle_bev_resume_soon(pv);
     CALL(pv, (bufferevent_setwatermark(bev, (short)what, low, high), 0));
 }
@@ -1010,7 +1145,7 @@ static size_t held_bytes(struct bufferevent *bev)
 static int flush(struct pyle_bev *pv, struct bufferevent *bev, int what, int mode)
 {
     size_t before = held_bytes(bev);
-    int rc = if_not_viewed(pv, bev, 1, 1);
+    int rc = under_closed(pv) ? PYLE_CLOSED : if_not_viewed(pv, bev, 1, 1);
 
     if (rc < 0)
         return rc;

@@ -143,7 +143,11 @@ struct pyle_bev {
     struct pyle_bev *under;    /* of a filter: what it is on, counted, and until the end */
     struct pyle_bev *over;     /* the filter that is on it */
     short filters;             /* the directions in which a function of Python's does it */
-    short stalled;             /* those in which it waits for a view to go */
+    short stalled;             /* those in which it waits: for a view to go, for room in its input */
+    short end;                 /* BEV_EVENT_EOF and more, behind input that waits */
+    bufferevent_data_cb base_read, base_write; /* libevent's callbacks in what it is on */
+    bufferevent_event_cb base_event;
+    void *base_arg;
     int borrowed;              /* bev is somebody else's; we have a reference */
     int has_callbacks;         /* ours are set in it */
     struct pyle_buf *input, *output;
