@@ -471,6 +471,16 @@ static enum bufferevent_filter_result move_all(struct evbuffer *src, struct evbu
     return rc < 0 ? BEV_ERROR : BEV_OK;
 }
 
+/* A view is out of one of the two buffers: it goes on when that is gone. */
+static int stalls(struct pyle_bev *pv, short io)
+{
+    if (io == EV_READ ? !viewed(pv->under->input) && !viewed(pv->input)
+                      : !viewed(pv->under->output) && !viewed(pv->output))
+        return 0;
+    pv->stalled |= io;
+    return 1;
+}
+
 /* libevent calls a filter that says BEV_OK again as long as there is something to take, and does
  * nothing at all about BEV_ERROR. */
 static enum bufferevent_filter_result run_filter(struct pyle_bev *pv, short io, struct evbuffer *src,
@@ -484,11 +494,8 @@ static enum bufferevent_filter_result run_filter(struct pyle_bev *pv, short io, 
         return BEV_ERROR;
     if (!under->bev)
         return filter_failed(pv, io);
-    if (io == EV_READ ? viewed(under->input) || viewed(pv->input)
-                      : viewed(pv->output) || viewed(under->output)) {
-        pv->stalled |= io;
+    if (stalls(pv, io))
         return BEV_NEED_MORE;
-    }
     __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
     result = pv->filters & io ? ask_python(pv, io, limit, mode) : move_all(src, dst, limit);
     if (io == EV_READ && (under->stuck || under->stalled))
@@ -500,6 +507,8 @@ static enum bufferevent_filter_result run_filter(struct pyle_bev *pv, short io, 
     else if (result == BEV_OK && src_before > 0 && evbuffer_get_length(src) == src_before &&
              evbuffer_get_length(dst) == dst_before)
         result = BEV_NEED_MORE; /* it would be called for ever */
+    if (result == BEV_NEED_MORE)
+        stalls(pv, io);
     pyle_bev_unref(pv);
     return result;
 }
@@ -1142,15 +1151,24 @@ static size_t held_bytes(struct bufferevent *bev)
            2 * evbuffer_get_length(bufferevent_get_output(bev));
 }
 
+/* libevent flushes from the top down, and tells nobody that input has moved. */
+static void tell_of_input(struct pyle_bev *pv, size_t before)
+{
+    for (; pv && pv->under && pv->bev; pv = pv->under, before = 0)
+        if (evbuffer_get_length(bufferevent_get_input(pv->bev)) > before)
+            bufferevent_trigger(pv->bev, EV_READ, BEV_TRIG_DEFER_CALLBACKS);
+}
+
 static int flush(struct pyle_bev *pv, struct bufferevent *bev, int what, int mode)
 {
-    size_t before = held_bytes(bev);
+    size_t before = held_bytes(bev), input = evbuffer_get_length(bufferevent_get_input(bev));
     int rc = under_closed(pv) ? PYLE_CLOSED : if_not_viewed(pv, bev, 1, 1);
 
     if (rc < 0)
         return rc;
     rc = bufferevent_flush(bev, (short)what, (enum bufferevent_flush_mode)mode);
-
+    if (what & EV_READ)
+        tell_of_input(pv, input);
     return rc < 0 ? rc : rc || held_bytes(bev) != before; /* a pair's answer is always 0 */
 }
 
