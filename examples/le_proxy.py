@@ -78,16 +78,14 @@ class Connection:
         other.write_buffer(bev.input)
         if what & BEV_EVENT_ERROR:
             log.info("a connection to %s: %s", show(self.target), bev.error)
-            bev.close()
-            other.close_after_write()
         elif self.ended is None:
             self.ended = bev
             other.setwatermark(EV_WRITE, 0)
             other.setcb(self.on_read, self.on_last_written, self.on_event, bev)
             self.on_last_written(other, bev)
-        else:
-            bev.close_after_write()
-            other.close_after_write()
+            return
+        bev.close_after_write()
+        other.close_after_write()
 
     def on_last_written(self, bev: BufferEvent, other: BufferEvent) -> None:
         """Passes the other's end on, once bev has got all that was sent before it."""
@@ -109,8 +107,10 @@ def parse(text: str) -> Any:
     host, _, port = text.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
     try:
+        if not 0 <= int(port) <= 65535:
+            raise ValueError(f"no port: {port}")
         return socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0][4]
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"{text}: {error}") from None
 
 
