@@ -358,6 +358,31 @@ def test_a_client_that_says_nothing_and_ends_at_once_is_passed_on(relay: Relay) 
             assert read_to_end(client) == b"bye"
 
 
+def test_an_end_that_comes_before_the_target_has_accepted_waits_for_that() -> None:
+    """The target's queue is full: connecting hangs until there is room."""
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        target.settimeout(10)
+        address = f"127.0.0.1:{target.getsockname()[1]}"
+        proxy = stack.enter_context(serving("le_proxy.py", "127.0.0.1:0", address))
+        waiting: list[socket.socket] = []
+        while not waiting or select.select([], waiting[-1:], [], 0.2)[1]:
+            waiting.append(stack.enter_context(socket.socket()))
+            waiting[-1].setblocking(False)
+            waiting[-1].connect_ex(target.getsockname())
+        waiting.pop().close()
+        client = stack.enter_context(proxy.connect())
+        client.shutdown(socket.SHUT_WR)
+        for _ in waiting:
+            target.accept()[0].close()
+        server = stack.enter_context(target.accept()[0])
+        server.settimeout(10)
+        assert server.recv(10) == b""
+        server.sendall(b"late, but here")
+        server.close()
+        assert read_to_end(client) == b"late, but here"
+
+
 def test_netcat_gets_an_answer_through_it(relay: Relay) -> None:
     netcat = shutil.which("nc")
     if netcat is None:
@@ -394,14 +419,17 @@ def test_one_that_closes_is_the_end_for_the_other(relay: Relay, ends: Ends) -> N
     assert relay.works()
 
 
-def test_a_reset_by_one_is_the_end_for_the_other(relay: Relay, ends: Ends) -> None:
-    one, other = ends
-    one.sendall(b"x")
-    assert other.recv(10) == b"x"
-    reset(one)
-    assert other.recv(10) == b""
-    assert "reset by peer" in complaint_of(relay.proxy.process)
-    assert relay.works()
+@pytest.mark.parametrize("who", ["client", "server"])
+def test_a_reset_by_one_is_the_end_for_the_other_and_a_line(who: str) -> None:
+    with relaying() as relay:
+        with relay.connection() as (client, server):
+            one, other = (client, server) if who == "client" else (server, client)
+            one.sendall(b"x")
+            assert other.recv(10) == b"x"
+            reset(one)
+            assert other.recv(10) == b""
+        assert "reset by peer" in complaint_of(relay.proxy.process)
+        assert relay.works()
 
 
 def test_a_reset_by_one_while_the_other_does_not_read_harms_nobody(
