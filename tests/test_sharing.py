@@ -216,7 +216,7 @@ def test_a_borrowed_base_has_everything(clib: Clib, c_base: Any) -> None:
         timer.close()
 
 
-@pytest.mark.parametrize("kind", [EventBase, Event, BufferEvent, Listener, EvBuffer])
+@pytest.mark.parametrize("kind", [EventBase, EventConfig, Event, BufferEvent, Listener, EvBuffer])
 @pytest.mark.parametrize(
     ("ptr", "error"),
     [
@@ -493,11 +493,14 @@ def test_from_ptr_knows_our_own_listeners(base: EventBase) -> None:
     assert Listener.from_ptr(listener.ptr) is listener
 
 
-def test_the_base_says_how_it_was_made(clib: Clib) -> None:
-    """What C makes of a base with a config of ours is what we see through from_ptr."""
-    config = EventConfig()
-    config.avoid_method("epoll")
-    ptr = lib.event_base_new_with_config(config.ptr)
-    with EventBase.from_ptr(ptr) as base:
-        assert base.method != "epoll"
-    lib.event_base_free(ptr)
+def test_a_config_of_c_makes_bases_of_ours() -> None:
+    ptr = lib.event_config_new()
+    with EventConfig.from_ptr(ptr) as config:
+        config.avoid_method("epoll")
+        with EventBase(config) as base:
+            assert base.method != "epoll"
+    again = lib.event_base_new_with_config(ptr)  # close() did not free it
+    with EventBase.from_ptr(again) as borrowed:
+        assert borrowed.method != "epoll"
+    lib.event_base_free(again)
+    lib.event_config_free(ptr)
