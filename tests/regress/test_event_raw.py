@@ -115,6 +115,9 @@ def test_the_flags_of_an_event_tell_which_lists_it_is_in(
     assert flags() == lib.EVLIST_INIT
     assert lib.event_add(event, timeval(60)) == 0
     assert flags() == lib.EVLIST_INIT | lib.EVLIST_INSERTED | lib.EVLIST_TIMEOUT
+    both = lib.EV_READ | lib.EV_TIMEOUT
+    assert lib.event_pending(event, both | lib.EV_WRITE, ffi.NULL) == both
+    assert lib.event_pending(event, lib.EV_WRITE, ffi.NULL) == 0
     assert lib.event_remove_timer(event) == 0
     assert flags() == lib.EVLIST_INIT | lib.EVLIST_INSERTED
     lib.event_active(event, lib.EV_READ, 1)

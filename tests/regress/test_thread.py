@@ -405,13 +405,13 @@ print(len(conditions), True in conditions.values())
 
 
 @pytest.mark.parametrize(
-    "enable", ["evthread_enable_lock_debugging", "evthread_enable_lock_debuging"]
+    "enable", ["lib.evthread_enable_lock_debugging()", "lib.evthread_enable_lock_debuging()"]
 )
 def test_with_lock_debugging_the_classes_break_no_rule_of_locks(enable: str) -> None:
     """libevent ends the process at a lock that is given back by another thread than took it, or
     not held where it has to be."""
     out = script(f"""
-lib.{enable}()
+{enable}
 base = EventBase()
 a, b = socket.socketpair()
 a.setblocking(False)
