@@ -151,7 +151,7 @@ def test_edge_and_level_of_one_descriptor_do_not_mix_in_debug_mode() -> None:
         f"""
 import logging
 logging.disable()
-lib.event_enable_debug_mode()
+pylibevent.enable_debug_mode()
 {MIXED}"""
     )
     assert out == ["2", "0"] * 2

@@ -4,10 +4,14 @@ backend."""
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import os
 import random
+import re
 import signal
 import socket
+import threading
 import time
 from typing import Any
 
@@ -32,14 +36,30 @@ from pylibevent import (
     EVLOOP_NO_EXIT_ON_EMPTY,
     EVLOOP_NONBLOCK,
     EVLOOP_ONCE,
+    BufferEvent,
     Event,
     EventBase,
     EventConfig,
+    EventInfo,
+    LibeventError,
     Signal,
     Timer,
+    ffi,
+    lib,
 )
 
-from .helpers import CHANGELIST, METHODS, config_for, fork, nothing, send, spin, wait_for
+from .helpers import (
+    CHANGELIST,
+    METHODS,
+    Raw,
+    config_for,
+    fork,
+    nothing,
+    script,
+    send,
+    spin,
+    wait_for,
+)
 
 Sockets = tuple[socket.socket, socket.socket]
 
@@ -526,6 +546,67 @@ def test_timers_stay_in_order_whichever_are_taken_out_or_moved(base: EventBase) 
     assert seen == sorted(set(usecs) - gone - moved) + sorted(moved)
 
 
+def test_timers_go_between_common_and_other_timeouts(base: EventBase) -> None:
+    """A hundred that tick four times: some were added when there were no common timeouts yet,
+    some are moved from one to another; and again afterwards, for the base's end to find them."""
+    counts = [0] * 100
+    last = [0.0] * 100
+
+    def tick(i: int) -> None:
+        counts[i] += 1
+        last[i] = time.monotonic()
+        if counts[i] == 4:
+            timers[i].delete()
+
+    timers = [Timer(base, tick, i, persist=True) for i in range(100)]
+
+    def start(_fd: int, _what: int) -> None:
+        for timer in timers[::3]:
+            timer.add(0.01)
+        assert base.init_common_timeout(0.01) == 0.01
+        assert base.init_common_timeout(0.02) == 0.02
+        for i, timer in enumerate(timers):
+            if i % 5 == 0:
+                timer.add(0.03)
+            if i % 7 == 0:
+                timer.add(0.01)
+            timer.add(0.01 if i % 2 else 0.02)
+
+    base.once(-1, EV_TIMEOUT, start)
+    assert base.dispatch() == 1
+    assert counts == [4] * 100
+    assert max(last[1::2]) < min(last[::2])
+    for i, timer in enumerate(timers):
+        timer.add(0.01 if i % 2 else 0.02)
+    base.close()
+    assert all(timer.closed for timer in timers)
+
+
+def test_common_timeouts_are_limited_to_256_lengths(base: EventBase) -> None:
+    for _ in range(2):  # one that is there already counts no second time
+        for i in range(256):
+            base.init_common_timeout(i + 1)
+    with pytest.raises(LibeventError, match="event_base_init_common_timeout"):
+        base.init_common_timeout(1000)
+    Timer(base, base.loopbreak).add(0)
+    assert base.dispatch() == 0
+
+
+def test_common_timeouts_count_as_the_events_they_are(base: EventBase) -> None:
+    base.init_common_timeout(60)
+    timers = [Timer(base, nothing) for _ in range(10)]
+    for timer in timers:
+        timer.add(60)
+    assert base.num_events() == 10
+    for timer in timers:
+        left = timer.expires_in
+        assert left is not None
+        assert 59 < left <= 60.1
+        timer.close()
+    assert base.num_events() == 0
+    assert base.dispatch() == 1
+
+
 # ---- priorities ----
 
 
@@ -696,6 +777,38 @@ def test_a_loop_inside_the_loop_is_refused_and_the_outer_one_goes_on(each_base: 
     assert len(errors) == 1
 
 
+@pytest.mark.parametrize("limit", ["callbacks", "time", "none"])
+def test_a_limit_on_dispatch_has_the_loop_look_for_higher_priorities_in_between(
+    sockets: Sockets, limit: str
+) -> None:
+    """Ten active ones, the first of which makes a reader of a higher priority ready."""
+    a, b = sockets
+    config = EventConfig()
+    if limit == "callbacks":
+        config.set_max_dispatch_interval(max_callbacks=1, min_priority=1)
+    elif limit == "time":
+        config.set_max_dispatch_interval(0.001, min_priority=1)
+    order: list[str] = []
+
+    def low(_fd: int, _what: int, i: int) -> None:
+        order.append(str(i))
+        if i == 0:
+            a.send(b"x")
+            spin(0.02)
+
+    with EventBase(config) as base:
+        base.priority_init(2)
+        reader = Event(base, b, EV_READ, lambda _fd, _what: order.append(b.recv(1).decode()))
+        reader.priority = 0
+        reader.add()
+        events = [Event(base, -1, 0, low, i) for i in range(10)]
+        for event in events:
+            event.priority = 1
+            event.active(EV_TIMEOUT)
+        base.dispatch()
+    assert order == (["0", "x", *"123456789"] if limit != "none" else [*"0123456789", "x"])
+
+
 # ---- once ----
 
 
@@ -832,6 +945,274 @@ def test_the_most_events_there_were(base: EventBase, flags: int, added: int, act
     assert base.max_events(flags, clear=True) == most + n_active
     assert base.max_events(flags) == 0
     assert active >= added
+
+
+# ---- looking at events ----
+
+
+def test_the_running_event_is_the_one_whose_callback_runs(base: EventBase) -> None:
+    seen: list[Any] = []
+    other = EventBase()
+
+    def called(_fd: int, _what: int) -> None:
+        seen.append(base.running_event is event)
+        seen.append(other.running_event)
+        in_thread = threading.Thread(target=lambda: seen.append(base.running_event))
+        in_thread.start()
+        in_thread.join()
+        base.loopexit()
+
+    event = Event(base, -1, EV_READ, called)
+    assert base.running_event is None
+    event.active(EV_READ)
+    base.dispatch()
+    assert base.running_event is None  # C reads through NULL here
+    assert seen == [True, None, None]
+    other.close()
+
+
+@pytest.mark.parametrize("kind", ["timer", "signal", "once"])
+def test_the_running_event_of_each_kind(base: EventBase, kind: str) -> None:
+    seen: list[Event | None] = []
+
+    def called(*_args: Any) -> None:
+        seen.append(base.running_event)
+
+    event: Event | None = None
+    if kind == "timer":
+        event = Timer(base, called)
+        event.add(0)
+    elif kind == "signal":
+        event = Signal(base, signal.SIGUSR1, called)
+        event.active(pylibevent.EV_SIGNAL)
+    else:
+        base.once(-1, EV_TIMEOUT, called)
+    base.loop(EVLOOP_ONCE)
+    assert isinstance(seen[0], Event)
+    assert event in {None, seen[0]}
+    seen[0].close()
+
+
+def test_foreach_event_shows_each_that_is_added_or_active_once(base: EventBase) -> None:
+    events = [Timer(base, nothing) for _ in range(5)]
+    events[0].add(10)
+    events[1].add(10)
+    events[1].active(EV_TIMEOUT)
+    events[2].active(EV_TIMEOUT)
+    events[3].add(10)
+    shown: list[EventInfo] = []
+    assert base.foreach_event(shown.append) is None
+    ours = [info for info in shown if not info.internal]
+    assert len(ours) == 4
+    assert {info.event for info in ours} == set(events[:4])
+    by_event = {info.event: info for info in ours}
+    assert by_event[events[2]].expires_in is None
+    left = by_event[events[0]].expires_in
+    assert left is not None
+    assert 9 < left <= 10.1
+    assert {info.pending for info in ours} == {EV_TIMEOUT}
+
+
+def test_foreach_event_stops_at_the_first_true_answer_and_returns_it(base: EventBase) -> None:
+    events = [Timer(base, nothing) for _ in range(5)]
+    for event in events:
+        event.add(10)
+    looked: list[Event | None] = []
+
+    def find(info: EventInfo, wanted: Event, found: int) -> int:
+        looked.append(info.event)
+        return found if info.event is wanted else 0
+
+    assert base.foreach_event(find, events[2], 101) == 101
+    assert looked[-1] is events[2]
+    with pytest.raises(ZeroDivisionError):
+        base.foreach_event(lambda _info: 1 // 0)
+
+
+def test_foreach_event_may_do_with_the_events_what_it_likes(base: EventBase) -> None:
+    events = [Timer(base, nothing) for _ in range(100)]
+    for event in events:
+        event.add(10)
+    new: list[Timer] = []
+
+    def replace(info: EventInfo) -> None:
+        if info.event is not None:
+            info.event.close()
+            new.append(Timer(base, nothing))
+            new[-1].add(5)
+
+    base.foreach_event(replace)
+    assert all(event.closed for event in events)
+    assert len(new) == base.num_events() == 100
+
+
+def test_foreach_event_tells_what_is_not_ours(base: EventBase, sockets: Sockets) -> None:
+    bev = BufferEvent.socket(base, sockets[0].detach())
+    bev.enable(EV_READ)
+    reader = Event(base, sockets[1], EV_READ | EV_PERSIST, nothing)
+    reader.add()
+    shown: list[EventInfo] = []
+    base.foreach_event(shown.append)
+    shown = [info for info in shown if not info.internal]
+    assert {(info.fd, info.event) for info in shown} == {(bev.fd, None), (reader.fd, reader)}
+    mine = next(info for info in shown if info.event is reader)
+    assert (mine.events, mine.pending, mine.priority) == (EV_READ | EV_PERSIST, EV_READ, 0)
+    bev.close()
+
+
+def test_dump_events_says_what_is_added_and_what_is_active(
+    base: EventBase, sockets: Sockets
+) -> None:
+    """test-dumpevents.c; events with and without a common timeout look the same."""
+    a, b = (sock.fileno() for sock in sockets)
+    base.init_common_timeout(100)
+    base.init_common_timeout(200)
+    made: list[tuple[Event, float | None]] = [
+        (Event(base, a, EV_WRITE, nothing), None),
+        (Event(base, b, EV_READ | EV_PERSIST, nothing), 100),
+        (Event(base, -1, EV_PERSIST, nothing), 200),
+        (Timer(base, nothing), 300),
+        (Signal(base, signal.SIGINT, nothing), None),
+    ]
+    for event, wait in made:
+        event.add(wait)
+    one, two = (Event(base, -1, 0, nothing) for _ in (1, 2))
+    one.active(EV_READ)
+    two.active(EV_READ | EV_WRITE | EV_TIMEOUT)
+    made[1][0].active(EV_READ)
+    now = time.time()
+    out = io.StringIO()
+    base.dump_events(out)
+
+    def short(line: str) -> str:
+        line = re.sub(r"0x[0-9a-f]+ ", "", line).strip()
+        return re.sub(
+            r"Timeout=([\d.]+)", lambda m: f"Timeout=+{round((float(m[1]) - now) / 100)}", line
+        )
+
+    inserted, active = out.getvalue().split("Active events:\n")
+    lines = [short(line) for line in inserted.splitlines()[1:] if "Internal" not in line]
+    assert sorted(lines) == sorted(
+        [
+            f"[fd  {a}] Write",
+            f"[fd  {b}] Read Persist Timeout=+1",
+            "[fd  -1] Persist Timeout=+2",
+            "[fd  -1] Timeout=+3",
+            f"[sig {signal.SIGINT:d}] Signal Persist",
+        ]
+    )
+    assert {short(line) for line in active.splitlines()} == {
+        "[fd  -1, priority=0] Read active",
+        "[fd  -1, priority=0] Read Write Timeout active",
+        f"[fd  {b}, priority=0] Read active",
+    }
+
+
+def test_dump_events_goes_to_stderr(base: EventBase, capsys: pytest.CaptureFixture[str]) -> None:
+    base.dump_events()
+    out, error = capsys.readouterr()
+    assert out == ""
+    lines = [line for line in error.splitlines() if "Internal" not in line]
+    assert lines == ["Inserted events:", "Active events:"]
+
+
+def test_active_by_fd_reaches_the_added_events_of_a_descriptor(
+    each_base: EventBase, sockets: Sockets
+) -> None:
+    a, b = sockets
+    each_base.active_by_fd(1000, EV_READ)  # of which there is none
+    seen: list[tuple[int, int]] = []
+    made = [(a, EV_READ, 600), (a, EV_WRITE, None), (b, EV_READ, None), (b, EV_READ, 600)]
+    events = []
+    for i, (sock, what, wait) in enumerate(made, 1):
+        events.append(Event(each_base, sock, what, lambda _fd, w, i: seen.append((i, w)), i))
+        events[-1].add(wait)
+    for i, what in (0, EV_WRITE), (1, EV_READ), (1, EV_TIMEOUT):
+        each_base.active_by_fd(sockets[i], what)
+    each_base.loop(EVLOOP_ONCE)
+    assert sorted(seen) == [(2, EV_WRITE), (3, EV_READ), (4, EV_READ | EV_TIMEOUT)]
+
+
+def test_active_by_fd_with_all_at_once(base: EventBase, sockets: Sockets) -> None:
+    """C takes a descriptor's flags or the timeout's, whichever it finds first."""
+    seen: list[int] = []
+    event = Event(base, sockets[0], EV_READ, lambda _fd, what: seen.append(what))
+    event.add(600)
+    base.active_by_fd(sockets[0], EV_READ | EV_TIMEOUT)
+    base.loop(EVLOOP_ONCE)
+    assert seen == [EV_READ | EV_TIMEOUT]
+
+
+def test_active_by_signal_reaches_the_added_events_of_a_signal(each_base: EventBase) -> None:
+    seen: list[int] = []
+    with Signal(each_base, signal.SIGHUP, seen.append) as event:
+        each_base.active_by_signal(signal.SIGHUP)
+        each_base.loop(ROUND)
+        assert seen == []
+        event.add(600)
+        each_base.active_by_signal(signal.SIGHUP)
+        each_base.active_by_signal(signal.SIGUSR1)
+        each_base.loop(EVLOOP_ONCE)
+    assert seen == [signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", [-1, 0, 1000])
+def test_active_by_what_is_no_number_of_its_kind(base: EventBase, number: int) -> None:
+    with pytest.raises(ValueError, match="not a signal"):
+        base.active_by_signal(number)
+    if number < 0:
+        with pytest.raises(ValueError, match="range"):
+            base.active_by_fd(number, EV_READ)
+    with pytest.raises(ValueError, match="range"):
+        base.active_by_fd(0, 0)
+
+
+# ---- borrowed from C ----
+
+
+def test_from_ptr_of_a_base_of_ours_is_that_base(base: EventBase) -> None:
+    assert EventBase.from_ptr(base.ptr) is base
+
+
+def test_a_base_of_cs_runs_callbacks_of_python(raw_base: Any) -> None:
+    """Whoever runs its loop; and it stays C's to free."""
+    seen: list[str] = []
+    with EventBase.from_ptr(raw_base) as base:
+        assert EventBase.from_ptr(raw_base) is base
+        Timer(base, seen.append, "ours").add(0)
+        base.dispatch()
+        Timer(base, seen.append, "its own").add(0)
+        assert lib.event_base_dispatch(raw_base) == 1
+    assert seen == ["ours", "its own"]
+    assert lib.event_base_dispatch(raw_base) == 1
+
+
+def test_what_is_raised_in_a_loop_of_cs_is_raised_by_the_next_of_ours(raw_base: Any) -> None:
+    def fail() -> None:
+        raise KeyError("x")
+
+    with EventBase.from_ptr(raw_base) as base:
+        Timer(base, fail).add(0)
+        lib.event_base_dispatch(raw_base)
+        assert lib.event_base_got_break(raw_base)
+        with pytest.raises(KeyError):
+            base.dispatch()
+
+
+def test_an_event_of_cs_is_armed_by_methods(raw: Raw, raw_base: Any) -> None:
+    made = lib.event_new(raw_base, -1, 0, raw.note("x"), ffi.NULL)
+    event = Event.from_ptr(made)
+    assert event.fd == -1
+    event.active(EV_READ)
+    assert event.pending(EV_READ)
+    event.base.loop(ROUND)
+    event.add(60)
+    assert event.expires_in is not None
+    event.delete()
+    assert raw.seen == [("x", EV_READ)]
+    event.close()
+    event.base.close()
+    lib.event_free(made)
 
 
 # ---- signals ----
@@ -1288,3 +1669,74 @@ def test_a_change_that_fails_leaves_the_others(each_base: EventBase, sockets: So
     each_base.loop(ROUND)
     assert seen == [EV_WRITE]
     bad.close()
+
+
+# ---- what there is one of in a process ----
+
+
+def test_debug_mode_is_for_before_the_first_base() -> None:
+    out = script("""
+pylibevent.enable_debug_mode()
+pylibevent.enable_debug_mode()
+a, b = socket.socketpair()
+with EventBase() as base:
+    try:
+        Event(base, a, EV_READ, print)
+    except ValueError:
+        print("blocks")
+    b.setblocking(False)
+    seen = []
+    events = [Event(base, b, EV_WRITE, lambda fd, what: seen.append(what)) for _ in range(10)]
+    for event in events:
+        event.add()
+    base.dispatch()
+    for event in events[::2]:
+        event.close()
+    Timer(base, seen.append, 0).add(0)
+    with Signal(base, signal.SIGUSR1, seen.append) as event:
+        event.add()
+    bev = BufferEvent.socket(base, b)
+    bev.enable(EV_READ | EV_WRITE)
+    listener = Listener.bind(base, print, ("127.0.0.1", 0))
+    base.loop(EVLOOP_NONBLOCK)
+    base.once(-1, EV_TIMEOUT, lambda fd, what: base.loopbreak())
+    base.dispatch()
+    print(len(seen))
+pylibevent.enable_debug_mode()
+print("done")
+""")
+    assert out == ["blocks", "11", "done"]
+
+
+def test_debug_mode_after_the_first_base_is_a_runtime_error() -> None:
+    out = script("""
+EventBase().close()
+try:
+    pylibevent.enable_debug_mode()
+except RuntimeError as error:
+    print("event_enable_debug_mode" in str(error))
+with EventBase() as base:
+    base.dispatch()
+""")
+    assert out == ["True"]
+
+
+def test_debug_logging_goes_to_logging(base: EventBase, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "libevent")
+    pylibevent.enable_debug_logging()
+    try:
+        Timer(base, nothing).add(0)
+        base.dispatch()
+    finally:
+        pylibevent.enable_debug_logging(lib.EVENT_DBG_NONE)
+    assert {record.levelno for record in caplog.records} == {logging.DEBUG}
+    caplog.clear()
+    Timer(base, nothing).add(0)
+    base.dispatch()
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("which", [-1, 2**32])
+def test_debug_logging_of_what_there_is_not(which: int) -> None:
+    with pytest.raises(ValueError, match="which"):
+        pylibevent.enable_debug_logging(which)

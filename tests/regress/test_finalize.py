@@ -1,6 +1,6 @@
 """Finalizers: what is done to an event when no callback of its can be running any more.
 
-In the raw layer that is a callback of the program's. The classes need none: close() does it.
+In the raw layer and by Event.finalize that is a callback of the program's; close() does it itself.
 """
 
 from __future__ import annotations
@@ -268,6 +268,127 @@ def test_a_base_that_is_closed_lets_go_of_all_arguments(sockets: Sockets) -> Non
     assert None not in [ref() for ref in alive]
     base.close()
     assert [ref() for ref in alive] == [None] * 4
+
+
+# ---- Event.finalize ----
+
+
+@pytest.mark.parametrize("state", ["new", "added", "active", "was active"])
+def test_a_finalizer_is_called_in_place_of_the_callback(base: EventBase, state: str) -> None:
+    seen: list[Any] = []
+    thing = Thing()
+    alive = weakref.ref(thing)
+
+    def finalized(of: Event, *args: Any) -> None:
+        seen.append((of is event, of.closed, len(args), args[0] is alive()))
+
+    event = Event(base, -1, EV_TIMEOUT, lambda *_args: seen.append("called"), thing)
+    del thing
+    if state == "added":
+        event.add(10)
+    elif "active" in state:
+        event.active(EV_TIMEOUT)
+    if state == "was active":
+        base.dispatch()
+        assert seen.pop() == "called"
+    event.finalize(finalized)
+    assert event.closed
+    assert seen == []
+    assert base.dispatch() == 1
+    assert seen == [(True, True, 1, True)]
+    assert alive() is None
+
+
+@pytest.mark.parametrize("again", [1, 2])
+def test_an_event_is_finalized_once(base: EventBase, again: int) -> None:
+    seen: list[int] = []
+    event = Timer(base, nothing)
+    event.finalize(lambda _event: seen.append(1))
+    for _ in range(again):
+        with pytest.raises(ClosedError):
+            event.finalize(lambda _event: seen.append(2))
+        with pytest.raises(ClosedError):
+            event.add(1)
+        event.close()
+    base.dispatch()
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("persist", [0, EV_PERSIST])
+def test_each_of_two_finalizes_both(base: EventBase, persist: int) -> None:
+    counts = [0, 0]
+    events: list[Event] = []
+
+    def finalized(_event: Event, i: int) -> None:
+        counts[i] += 100
+
+    def called(_fd: int, _what: int, i: int) -> None:
+        counts[i] += 1
+        for event in events:
+            event.finalize(finalized)
+
+    events += [Event(base, -1, persist, called, i) for i in (0, 1)]
+    for event in events:
+        event.active(EV_TIMEOUT)
+    base.dispatch()
+    assert counts == [101, 100]
+
+
+def test_the_end_of_a_base_runs_its_finalizers() -> None:
+    seen: list[int] = []
+    base = EventBase()
+    events = [Timer(base, nothing, i) for i in range(3)]
+    events[0].add(10)
+    events[1].active(EV_TIMEOUT)
+    for event in events:
+        event.finalize(lambda _event, i: seen.append(i))
+    base.close()
+    assert sorted(seen) == [0, 1, 2]
+
+
+def test_finalize_in_another_thread_does_not_wait_for_the_callback(base: EventBase) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def called(_fd: int, _what: int) -> None:
+        entered.set()
+        assert go_on.wait(SOON)
+        order.append("callback")
+
+    event = Event(base, -1, EV_PERSIST, called)
+    event.active(EV_READ)
+    loop = threading.Thread(target=base.dispatch, daemon=True)
+    loop.start()
+    assert entered.wait(SOON)
+    event.finalize(lambda _event: order.append("finalizer"))
+    order.append("returned")
+    go_on.set()
+    loop.join(SOON)
+    assert order == ["returned", "callback", "finalizer"]
+
+
+def test_what_a_finalizer_raises_leaves_dispatch(base: EventBase) -> None:
+    def finalized(_event: Event) -> None:
+        raise KeyError("x")
+
+    Timer(base, nothing).finalize(finalized)
+    with pytest.raises(KeyError):
+        base.dispatch()
+    assert base.dispatch() == 1
+
+
+def test_a_finalizer_may_finalize_another_and_make_new_ones(base: EventBase) -> None:
+    seen: list[str] = []
+    other = Timer(base, nothing)
+
+    def finalized(_event: Event) -> None:
+        seen.append("first")
+        other.finalize(lambda _event: seen.append("other"))
+        Timer(base, seen.append, "new").add(0)
+
+    Timer(base, nothing).finalize(finalized)
+    assert base.dispatch() == 1
+    assert sorted(seen) == ["first", "new", "other"]
 
 
 # ---- the raw layer ----

@@ -195,7 +195,7 @@ def test_a_loop_without_events_gets_them_from_another_thread(each_base: EventBas
 def test_a_load_from_eight_threads_keeps_no_timer_from_its_turn() -> None:
     """With max_dispatch_interval, and each thread's work in the order in which it came."""
     config = EventConfig()
-    assert lib.event_config_set_max_dispatch_interval(config.ptr, ffi.NULL, 16, 0) == 0
+    config.set_max_dispatch_interval(max_callbacks=16)
     done: list[list[int]] = [[] for _ in range(8)]
     at: list[int] = []
     with EventBase(config) as base:
@@ -221,7 +221,7 @@ def test_a_load_from_eight_threads_keeps_no_timer_from_its_turn() -> None:
 def test_two_that_make_each_other_active_for_ever_do_not_keep_a_timer_out(callbacks: int) -> None:
     """They would without max_dispatch_interval: an active event runs before the loop looks."""
     config = EventConfig()
-    lib.event_config_set_max_dispatch_interval(config.ptr, ffi.NULL, callbacks, 0)
+    config.set_max_dispatch_interval(max_callbacks=callbacks)
     with EventBase(config) as base:
         calls = [0, 0]
         events: list[Event] = []
