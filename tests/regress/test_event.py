@@ -20,6 +20,8 @@ from conftest import open_descriptors
 
 import pylibevent
 from pylibevent import (
+    BEV_OPT_DEFER_CALLBACKS,
+    BEV_TRIG_IGNORE_WATERMARKS,
     EV_CLOSED,
     EV_ET,
     EV_FEATURE_EARLY_CLOSE,
@@ -947,6 +949,31 @@ def test_the_most_events_there_were(base: EventBase, flags: int, added: int, act
     assert active >= added
 
 
+def test_deferred_callbacks_that_defer_themselves_again_leave_sockets_their_turn(
+    base: EventBase, sockets: Sockets
+) -> None:
+    """Unlike events that make each other active: what is deferred waits for the next round."""
+    a, b = sockets
+    counts = {"deferred": 0, "read": 0}
+    bev, _other = BufferEvent.pair(base, BEV_OPT_DEFER_CALLBACKS)
+
+    def deferred(bev: BufferEvent) -> None:
+        counts["deferred"] += 1
+        a.send(b"x")
+        bev.trigger(EV_READ, BEV_TRIG_IGNORE_WATERMARKS)
+
+    def readable(_fd: int, _what: int) -> None:
+        counts["read"] += len(b.recv(100))
+        if counts["read"] >= 100:
+            base.loopexit()
+
+    bev.setcb(deferred)
+    Event(base, b, EV_READ | EV_PERSIST, readable).add()
+    bev.trigger(EV_READ, BEV_TRIG_IGNORE_WATERMARKS)
+    assert base.dispatch() == 0
+    assert 100 <= counts["read"] <= counts["deferred"] < 200
+
+
 # ---- looking at events ----
 
 
@@ -969,6 +996,30 @@ def test_the_running_event_is_the_one_whose_callback_runs(base: EventBase) -> No
     assert base.running_event is None  # C reads through NULL here
     assert seen == [True, None, None]
     other.close()
+
+
+@pytest.mark.parametrize("persist", [0, EV_PERSIST])
+@pytest.mark.parametrize("how", ["add", "delete", "active", "close", "finalize"])
+def test_the_running_event_is_that_whatever_its_callback_does_to_it(
+    base: EventBase, how: str, persist: int
+) -> None:
+    arguments: dict[str, tuple[Any, ...]] = {
+        "add": (10,),
+        "active": (EV_WRITE,),
+        "finalize": (nothing,),
+    }
+    seen: list[bool] = []
+
+    def called(_fd: int, what: int) -> None:
+        if what == EV_READ:
+            getattr(event, how)(*arguments.get(how, ()))
+            seen.append(base.running_event is event)
+
+    event = Event(base, -1, persist, called)
+    event.active(EV_READ)
+    base.loop(ROUND)
+    assert seen == [True]
+    event.close()
 
 
 @pytest.mark.parametrize("kind", ["timer", "signal", "once"])

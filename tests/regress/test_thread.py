@@ -160,6 +160,22 @@ def test_one_timer_wakes_one_thread_and_another_all_the_rest(base: EventBase) ->
     assert sorted(woken) == ["all"] * 9 + ["one"]
 
 
+@pytest.mark.parametrize("delete", ["delete", "close"])
+def test_an_event_for_no_descriptor_keeps_the_loop_until_another_thread_deletes_it(
+    each_base: EventBase, delete: str
+) -> None:
+    started = threading.Event()
+    event = Event(each_base, -1, EV_READ, nothing)
+    event.add()
+    each_base.once(-1, EV_TIMEOUT, lambda _fd, _what: started.set())
+    results: list[int] = []
+    threads = Threads(1, lambda _i: results.append(each_base.dispatch()))
+    assert started.wait(SOON)
+    getattr(event, delete)()
+    threads.join()
+    assert results == [1]
+
+
 # ---- work from other threads ----
 
 
