@@ -126,7 +126,8 @@ def wait_for(pid: int) -> None:
     while time.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
-            assert os.waitstatus_to_exitcode(status) == 0
+            code = os.waitstatus_to_exitcode(status)
+            assert code == 0, f"the child ended with {code}"
             return
         time.sleep(0.001)  # there is no waitpid with a time limit
     os.kill(pid, signal.SIGKILL)
