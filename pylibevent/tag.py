@@ -129,7 +129,7 @@ def encode_int64(buf: EvBuffer, number: int) -> None:
 
 
 def encode_tag(buf: EvBuffer, tag: int) -> None:
-    """Adds a tag by itself, in 1 to 5 bytes (evtag_encode_tag)."""
+    """Adds a tag by itself, in 1 to 5 bytes. No header of libevent's declares this one."""
     _encode(buf, lib.PYLE_TAG_TAG, _tag(tag), 0, "evtag_encode_tag")
 
 
@@ -242,17 +242,17 @@ def unmarshal_string(buf: EvBuffer, need_tag: int, encoding: str = "utf-8") -> s
 
 
 def decode_int(buf: EvBuffer) -> int:
-    """Takes what `encode_int` added (evtag_decode_int)."""
+    """Takes what `encode_int` added."""
     return _decode(buf, lib.PYLE_TAG_INT, "evtag_decode_int")
 
 
 def decode_int64(buf: EvBuffer) -> int:
-    """Takes what `encode_int64` or `encode_int` added (evtag_decode_int64)."""
+    """Takes what `encode_int64` or `encode_int` added."""
     return _decode(buf, lib.PYLE_TAG_INT64, "evtag_decode_int64")
 
 
 def decode_tag(buf: EvBuffer) -> int:
-    """Takes what `encode_tag` added (evtag_decode_tag)."""
+    """Takes what `encode_tag` added."""
     return _decode(buf, lib.PYLE_TAG_TAG, "evtag_decode_tag")
 
 
