@@ -219,8 +219,8 @@ def sockaddr_cmp(a: Address, b: Address, include_port: bool = True) -> int:
     or above 0, in an order of libevent's own (evutil_sockaddr_cmp). It does not look at the scope.
     """
     one, two = _to_sockaddr(a), _to_sockaddr(b)  # what owns the memory
-    pointers = [ffi.cast("struct sockaddr *", owner) for owner in (one, two)]
-    return int(lib.evutil_sockaddr_cmp(*pointers, bool(include_port)))
+    first, second = (ffi.cast("struct sockaddr *", owner) for owner in (one, two))
+    return int(lib.evutil_sockaddr_cmp(first, second, bool(include_port)))
 
 
 def getaddrinfo(

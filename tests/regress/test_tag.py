@@ -614,12 +614,15 @@ def test_a_string_has_no_nul() -> None:
         tag.marshal_string(EvBuffer(), 1, "a\0b")
 
 
+TEXT: Any = "text"
+
+
 @pytest.mark.parametrize(
     "call",
     [
         lambda: tag.marshal(EvBuffer(), "1", b""),  # type: ignore[arg-type]
         lambda: tag.marshal(EvBuffer(), 1.0, b""),  # type: ignore[arg-type]
-        lambda: tag.marshal(EvBuffer(), 1, "text"),
+        lambda: tag.marshal(EvBuffer(), 1, TEXT),
         lambda: tag.marshal(b"", 1, b""),  # type: ignore[arg-type]
         lambda: tag.marshal_buffer(EvBuffer(), 1, b""),  # type: ignore[arg-type]
         lambda: tag.marshal_string(EvBuffer(), 1, b"bytes"),  # type: ignore[arg-type]
