@@ -567,7 +567,7 @@ def test_base_ptr_is_the_struct(base: EventBase) -> None:
 def test_an_event_of_the_raw_layer_and_one_of_the_classes_share_a_base(base: EventBase) -> None:
     seen: list[str] = []
 
-    @ffi.callback("void(evutil_socket_t, short, void *)")  # type: ignore[untyped-decorator]
+    @ffi.callback("void(evutil_socket_t, short, void *)")
     def raw(_fd: int, _what: int, _arg: Any) -> None:
         seen.append("raw")
 
