@@ -15,7 +15,7 @@ help:
 	@echo 'make echo [ARGS="--port 8899"]         install what is missing, build, run examples/echo_server.py'
 	@echo 'make test [PYTEST_ARGS="-k buffer"]    the same set-up, then the tests'
 	@echo 'make lint                              ruff, mypy --strict, pyright, the C compiler with its warnings as errors'
-	@echo 'make generate                          write what is made by a script: the types of the raw layer'
+	@echo 'make generate                          write what is made by scripts: the raw layer'\''s types, docs/api_coverage.md'
 	@echo 'make clean                             remove the virtual environment and all that was built'
 	@echo 'PYTHON=python3.13 before or after any  which Python, 3.10 or later (python3)'
 
@@ -30,11 +30,13 @@ lint: $(VENV)/installed-test $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/make_stub.py --check
+	$(BIN)/python scripts/api_coverage.py --check
 	@set -e; for file in pylibevent/_cffi/src/*.c; do \
 		echo "cc $$file"; cc $(CFLAGS_LINT) $$(pkg-config --cflags libevent_core) $$file; done
 
 generate: $(VENV)/installed
 	$(BIN)/python scripts/make_stub.py
+	$(BIN)/python scripts/api_coverage.py
 
 # An editable install: edits of Python files need no new one, edits of what is compiled do.
 $(VENV)/installed: $(BUILD_INPUTS) scripts/setup.sh
