@@ -6,9 +6,14 @@ import operator
 import os
 import socket
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ._libevent import ffi, lib
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVarTuple
+
+    Args = TypeVarTuple("Args")  # what a callback gets behind its own arguments: C's void *arg
 
 
 class HasFileno(Protocol):

@@ -9,7 +9,7 @@ import os
 import re
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _callbacks as cb
 from ._args import MAX_SIZE, FileDescriptor, data, fileno, function, size
@@ -26,6 +26,11 @@ from .constants import (
     EolStyle,
 )
 from .errors import CLOSED, NONE, RAISED, RANGE, SMALL, SYS, fail
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from ._args import Args
 
 Bytes = Any  # bytes, bytearray, memoryview: anything with the buffer protocol
 ChangeCallback = Callable[..., object]
@@ -452,7 +457,11 @@ class EvBuffer(Handle):
         """Allows it again (evbuffer_unfreeze)."""
         self._check(lib.pyle_buf_freeze(self._ptr, bool(at_front), 0), "evbuffer_unfreeze")
 
-    def add_cb(self, callback: ChangeCallback, *args: Any) -> CallbackEntry:
+    def add_cb(
+        self,
+        callback: Callable[[Self, int, int, int, Unpack[Args]], object],
+        *args: Unpack[Args],
+    ) -> CallbackEntry:
         """Has callback(buf, orig_size, n_added, n_deleted, *args) called after each change
         (evbuffer_add_cb). It may change the buffer, or close it.
 

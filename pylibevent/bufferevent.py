@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from socket import AF_INET, AF_INET6, AF_UNSPEC, gaierror
 from socket import socket as Socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _callbacks as cb
 from ._args import (
@@ -31,12 +31,18 @@ from .constants import (
     BEV_OPT_UNLOCK_CALLBACKS,
     EV_READ,
     EV_WRITE,
+    BufferEventFlags,
     BufferEventOptions,
     EventFlags,
     TriggerOptions,
 )
 from .errors import CLOSED, fail, os_error
 from .event import EventBase
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from ._args import Args
 
 Callback = Callable[..., object]
 
@@ -80,7 +86,7 @@ class BufferEvent(Handle):
         raise TypeError("use BufferEvent.socket(...) or BufferEvent.pair(...)")
 
     @classmethod
-    def _new(cls, base: EventBase) -> BufferEvent:
+    def _new(cls, base: EventBase) -> Self:
         if not isinstance(base, EventBase):
             raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
         self = cls.__new__(cls)
@@ -103,7 +109,7 @@ class BufferEvent(Handle):
         fd: FileDescriptor | None = None,
         options: int = BEV_OPT_CLOSE_ON_FREE,
         nodelay: bool = True,
-    ) -> BufferEvent:
+    ) -> Self:
         """Wraps a stream socket (bufferevent_socket_new), or none yet: see `connect`.
 
         fd is made non-blocking. A socket.socket is taken over: it is detached and, whatever the
@@ -126,7 +132,7 @@ class BufferEvent(Handle):
         return self
 
     @classmethod
-    def pair(cls, base: EventBase, options: int = 0) -> tuple[BufferEvent, BufferEvent]:
+    def pair(cls, base: EventBase, options: int = 0) -> tuple[Self, Self]:
         """Two that are joined: what is written to one is read from the other
         (bufferevent_pair_new). Their callbacks are always deferred."""
         _check_options(options)
@@ -201,10 +207,10 @@ class BufferEvent(Handle):
 
     def setcb(
         self,
-        read: Callback | None = None,
-        write: Callback | None = None,
-        event: Callback | None = None,
-        *args: Any,
+        read: Callable[[Self, Unpack[Args]], object] | None = None,
+        write: Callable[[Self, Unpack[Args]], object] | None = None,
+        event: Callable[[Self, BufferEventFlags, Unpack[Args]], object] | None = None,
+        *args: Unpack[Args],
     ) -> None:
         """Sets the callbacks, None for none: read(bev, *args) when there is input,
         write(bev, *args) when the output is down to its low watermark, event(bev, what, *args)

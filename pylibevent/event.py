@@ -9,7 +9,7 @@ import signal as _signal
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _callbacks as cb
 from ._args import FileDescriptor, Seconds, fileno, function, integer, seconds
@@ -34,6 +34,11 @@ from .errors import (
     stash,
     unraisable,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._args import Args
 
 ExceptionHandler = Callable[[Exception, Any], object]
 
@@ -400,8 +405,8 @@ class EventBase(Handle):
         self,
         fd: FileDescriptor,
         what: int,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[int, EventFlags, Unpack[Args]], object],
+        *args: Unpack[Args],
         timeout: Seconds | None = None,
     ) -> None:
         """Calls callback(fd, what, *args) once, when fd is ready or after `timeout` seconds; with
@@ -435,8 +440,8 @@ class Event(Handle):
         base: EventBase,
         fd: FileDescriptor,
         what: int,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[int, EventFlags, Unpack[Args]], object],
+        *args: Unpack[Args],
     ) -> None:
         """Wraps event_new. fd is not taken over: close it after the event. -1: no descriptor."""
         self._first_init()
@@ -444,8 +449,8 @@ class Event(Handle):
             raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
         self._base = base
         self._table = base._table
-        self._callback = function(callback)
-        self._args = args
+        self._callback: Callable[..., object] = function(callback)
+        self._args: tuple[Any, ...] = args
         self._ptr = ffi.new(_EVENT_TYPE)
         rc = lib.pyle_event_init(
             base._ptr, self._ptr, fileno(fd), integer(what, "what"), self._kind
@@ -595,11 +600,12 @@ class Timer(Event):
     def __init__(
         self,
         base: EventBase,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[Unpack[Args]], object],
+        *args: Unpack[Args],
         persist: bool = False,
     ) -> None:
-        super().__init__(base, -1, EV_PERSIST if persist else 0, callback, *args)
+        untyped: Any = callback
+        super().__init__(base, -1, EV_PERSIST if persist else 0, untyped, *args)
 
 
 class Signal(Event):
@@ -614,9 +620,14 @@ class Signal(Event):
     _kind = cb.SIGNAL
 
     def __init__(
-        self, base: EventBase, signum: int, callback: Callable[..., object], *args: Any
+        self,
+        base: EventBase,
+        signum: int,
+        callback: Callable[[int, Unpack[Args]], object],
+        *args: Unpack[Args],
     ) -> None:
-        super().__init__(base, integer(signum, "signum"), EV_SIGNAL | EV_PERSIST, callback, *args)
+        untyped: Any = callback
+        super().__init__(base, integer(signum, "signum"), EV_SIGNAL | EV_PERSIST, untyped, *args)
 
     @property
     def signum(self) -> int:

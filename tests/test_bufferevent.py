@@ -1019,7 +1019,7 @@ def test_callbacks_get_the_bufferevent_and_the_arguments(wired: Wired, run_until
 def test_getcb_gives_back_what_setcb_set(wired: Wired) -> None:
     bev, _ = wired
     assert bev.getcb() == (None, None, None, ())
-    bev.setcb(print, None, len, 1, 2)
+    bev.setcb(print, None, len, 1, 2)  # type: ignore[arg-type]
     assert bev.getcb() == (print, None, len, (1, 2))
     bev.setcb()
     assert bev.getcb() == (None, None, None, ())
