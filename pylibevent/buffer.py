@@ -9,7 +9,7 @@ import os
 import re
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import _callbacks as cb
 from ._args import MAX_SIZE, FileDescriptor, data, fileno, function, size
@@ -28,11 +28,12 @@ from .constants import (
 from .errors import CLOSED, NONE, RAISED, RANGE, SMALL, SYS, fail
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Buffer, Self, Unpack
 
     from ._args import Args
+    from ._libevent import CData
 
-Bytes = Any  # bytes, bytearray, memoryview: anything with the buffer protocol
+Bytes: TypeAlias = "Buffer"  # bytes, bytearray, memoryview: anything with the buffer protocol
 ChangeCallback = Callable[..., object]
 
 # Memory that C copies bytes to for Python to take. A call pops a block and gives it back, so a
@@ -141,7 +142,7 @@ class EvBuffer(Handle):
     # ---- life ----
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The struct evbuffer *, for ffi/lib and other C code; it stays ours to free."""
         return lib.pyle_buf_ptr(self._ptr) or fail(CLOSED, "evbuffer")
 
@@ -278,7 +279,7 @@ class EvBuffer(Handle):
             _blocks.append(block)
         return result
 
-    def remove_into(self, destination: Any) -> int:
+    def remove_into(self, destination: Bytes) -> int:
         """Fills a writable object, a bytearray for one, from the front; returns how many bytes
         (evbuffer_remove)."""
         memory = ffi.from_buffer("char[]", destination, require_writable=True)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ._args import Args
+    from ._libevent import CData
 
 Callback = Callable[..., object]
 
@@ -151,7 +152,7 @@ class BufferEvent(Handle):
     # ---- life ----
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The struct bufferevent *, for ffi/lib and other C code; it stays ours to free."""
         return lib.pyle_bev_ptr(self._ptr) or fail(CLOSED, "bufferevent")
 

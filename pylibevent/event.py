@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ._args import Args
+    from ._libevent import CData
 
 ExceptionHandler = Callable[[Exception, Any], object]
 
@@ -85,9 +86,10 @@ class EventConfig(Handle):
         self._avoided: set[str] = set()
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The struct event_config *, valid until close()."""
-        return fail(CLOSED, "event_config") if self.closed else self._ptr
+        ptr: CData = fail(CLOSED, "event_config") if self.closed else self._ptr
+        return ptr
 
     @property
     def closed(self) -> bool:
@@ -186,7 +188,7 @@ class EventBase(Handle):
     # ---- life ----
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The struct event_base *, for ffi/lib and other C code; it stays ours to free."""
         return lib.pyle_base_ptr(self._ptr) or fail(CLOSED, "event_base")
 
@@ -531,7 +533,7 @@ class Event(Handle):
         return self._base
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The struct event *, for ffi/lib and other C code; the memory is this object's."""
         ptr = lib.pyle_event_ptr(self._ptr)
         if not ptr:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ._args import Args
+    from ._libevent import CData
 
 ErrorCallback = Callable[["Listener", OSError], object]
 
@@ -109,7 +110,7 @@ class Listener(Handle):
     # ---- life ----
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The struct evconnlistener *, for ffi/lib and other C code; it stays ours to free."""
         return lib.pyle_listener_ptr(self._ptr) or fail(CLOSED, "evconnlistener")
 
