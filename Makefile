@@ -29,6 +29,7 @@ lint: $(VENV)/installed-test $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python scripts/make_stub.py --check
 	$(BIN)/python scripts/api_coverage.py --check
 	@set -e; for file in pylibevent/_cffi/src/*.c; do \

@@ -2,10 +2,11 @@
 
 from typing import Final, type_check_only
 
-from ._libevent import _FFI, CData, _Library
+from ._libevent import _FFI, CData
+from ._libevent import _Lib as _Main
 
 @type_check_only
-class _Lib(_Library):
+class _Lib(_Main):
     # bufferevent_ssl.h
     BUFFEREVENT_SSL_OPEN: Final[int]
     BUFFEREVENT_SSL_CONNECTING: Final[int]

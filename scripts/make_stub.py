@@ -188,11 +188,12 @@ SSL = '''\
 
 from typing import Final, type_check_only
 
-from ._libevent import _FFI, CData, _Library
+from ._libevent import _FFI, CData
+from ._libevent import _Lib as _Main
 
 '''
 
-LIB = "@type_check_only\nclass _Lib(_Library):"
+LIB = "@type_check_only\nclass _Lib({}):"
 END = "\nffi: Final[_FFI]\nlib: Final[_Lib]\n"
 
 
@@ -316,8 +317,8 @@ def members(parser: Parser, header: str) -> Iterator[str]:
             yield f"    {name}: {value(declared[f'variable {name}'][0])}"
 
 
-def library(ffi: FFI, headers: tuple[str, ...]) -> str:
-    lines = [LIB]
+def library(ffi: FFI, headers: tuple[str, ...], base: str) -> str:
+    lines = [LIB.format(base)]
     for header in headers:
         if found := list(members(ffi._parser, header)):
             lines += ["", f"    # {header}.h", *found]
@@ -330,8 +331,8 @@ def stubs() -> dict[str, str]:
     main = build.declare(build.HEADERS)
     ssl = build.declare(build.HEADERS_SSL, main)
     return {
-        "_libevent.pyi": MAIN + library(main, build.HEADERS) + END,
-        "_libevent_ssl.pyi": SSL + library(ssl, build.HEADERS_SSL) + END,
+        "_libevent.pyi": MAIN + library(main, build.HEADERS, "_Library") + END,
+        "_libevent_ssl.pyi": SSL + library(ssl, build.HEADERS_SSL, "_Main") + END,
     }
 
 
