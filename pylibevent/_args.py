@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     Args = TypeVarTuple("Args")  # what a callback gets behind its own arguments: C's void *arg
 
 
+class Variadic(Protocol):
+    """A callback that takes whatever comes; pyright cannot match it with Args."""
+
+    def __call__(self, *args: object) -> object: ...
+
+
 class HasFileno(Protocol):
     def fileno(self) -> int: ...
 

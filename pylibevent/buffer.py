@@ -30,7 +30,7 @@ from .errors import CLOSED, NONE, RAISED, RANGE, SMALL, SYS, fail
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self, Unpack
 
-    from ._args import Args
+    from ._args import Args, Variadic
     from ._libevent import CData
 
 Bytes: TypeAlias = "Buffer"  # bytes, bytearray, memoryview: anything with the buffer protocol
@@ -460,7 +460,7 @@ class EvBuffer(Handle):
 
     def add_cb(
         self,
-        callback: Callable[[Self, int, int, int, Unpack[Args]], object],
+        callback: Callable[[Self, int, int, int, Unpack[Args]], object] | Variadic,
         *args: Unpack[Args],
     ) -> CallbackEntry:
         """Has callback(buf, orig_size, n_added, n_deleted, *args) called after each change

@@ -42,7 +42,7 @@ from .event import EventBase
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from ._args import Args
+    from ._args import Args, Variadic
     from ._libevent import CData
 
 Callback = Callable[..., object]
@@ -208,9 +208,9 @@ class BufferEvent(Handle):
 
     def setcb(
         self,
-        read: Callable[[Self, Unpack[Args]], object] | None = None,
-        write: Callable[[Self, Unpack[Args]], object] | None = None,
-        event: Callable[[Self, BufferEventFlags, Unpack[Args]], object] | None = None,
+        read: Callable[[Self, Unpack[Args]], object] | Variadic | None = None,
+        write: Callable[[Self, Unpack[Args]], object] | Variadic | None = None,
+        event: Callable[[Self, BufferEventFlags, Unpack[Args]], object] | Variadic | None = None,
         *args: Unpack[Args],
     ) -> None:
         """Sets the callbacks, None for none: read(bev, *args) when there is input,

@@ -38,7 +38,7 @@ from .errors import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ._args import Args
+    from ._args import Args, Variadic
     from ._libevent import CData
 
 ExceptionHandler = Callable[[Exception, Any], object]
@@ -407,7 +407,7 @@ class EventBase(Handle):
         self,
         fd: FileDescriptor,
         what: int,
-        callback: Callable[[int, EventFlags, Unpack[Args]], object],
+        callback: Callable[[int, EventFlags, Unpack[Args]], object] | Variadic,
         *args: Unpack[Args],
         timeout: Seconds | None = None,
     ) -> None:
@@ -442,7 +442,7 @@ class Event(Handle):
         base: EventBase,
         fd: FileDescriptor,
         what: int,
-        callback: Callable[[int, EventFlags, Unpack[Args]], object],
+        callback: Callable[[int, EventFlags, Unpack[Args]], object] | Variadic,
         *args: Unpack[Args],
     ) -> None:
         """Wraps event_new. fd is not taken over: close it after the event. -1: no descriptor."""
@@ -602,7 +602,7 @@ class Timer(Event):
     def __init__(
         self,
         base: EventBase,
-        callback: Callable[[Unpack[Args]], object],
+        callback: Callable[[Unpack[Args]], object] | Variadic,
         *args: Unpack[Args],
         persist: bool = False,
     ) -> None:
@@ -625,7 +625,7 @@ class Signal(Event):
         self,
         base: EventBase,
         signum: int,
-        callback: Callable[[int, Unpack[Args]], object],
+        callback: Callable[[int, Unpack[Args]], object] | Variadic,
         *args: Unpack[Args],
     ) -> None:
         untyped: Any = callback

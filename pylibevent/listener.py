@@ -18,7 +18,7 @@ from .event import EventBase
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from ._args import Args
+    from ._args import Args, Variadic
     from ._libevent import CData
 
 ErrorCallback = Callable[["Listener", OSError], object]
@@ -41,7 +41,7 @@ class Listener(Handle):
     def __init__(
         self,
         base: EventBase,
-        callback: Callable[[Self, int, Address, Unpack[Args]], object],
+        callback: Callable[[Self, int, Address, Unpack[Args]], object] | Variadic,
         fd: FileDescriptor,
         *args: Unpack[Args],
         flags: int = LEV_OPT_CLOSE_ON_FREE,
@@ -63,7 +63,7 @@ class Listener(Handle):
     def bind(
         cls,
         base: EventBase,
-        callback: Callable[[Self, int, Address, Unpack[Args]], object],
+        callback: Callable[[Self, int, Address, Unpack[Args]], object] | Variadic,
         address: Address,
         *args: Unpack[Args],
         flags: int = LEV_OPT_CLOSE_ON_FREE | LEV_OPT_REUSEABLE,
@@ -162,7 +162,7 @@ class Listener(Handle):
 
     def set_cb(
         self,
-        callback: Callable[[Self, int, Address, Unpack[Args]], object],
+        callback: Callable[[Self, int, Address, Unpack[Args]], object] | Variadic,
         *args: Unpack[Args],
     ) -> None:
         """Sets another callback (evconnlistener_set_cb)."""

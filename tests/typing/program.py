@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pylibevent
@@ -208,6 +209,30 @@ def use_bufferevent_pair() -> None:
         base.loop(EVLOOP_NONBLOCK)
         partner: BufferEvent | None = one.partner
         print(partner)
+
+
+def use_callbacks_of_every_kind() -> None:
+    def whatever(*args: object, **options: str) -> None:
+        print(args, options)
+
+    def optional(bev: BufferEvent, number: int = 1) -> None:
+        print(bev, number)
+
+    def swapped(number: int, bev: BufferEvent) -> None:
+        print(bev, number)
+
+    class Callback:
+        def __call__(self, bev: BufferEvent) -> None:
+            print(bev)
+
+    with EventBase() as base:
+        bev = BufferEvent.socket(base)
+        bev.setcb(whatever, print, whatever, "a", "b")
+        bev.setcb(optional, optional)
+        bev.setcb(optional, None, None, 3)
+        bev.setcb(partial(swapped, 3), Callback(), partial(whatever, key="value"))
+        bev.setcb(Callback(), lambda bev: bev.close(), lambda bev, what: print(bev.fd, what))
+        bev.close()
 
 
 def use_a_class_derived_from_bufferevent() -> None:
