@@ -37,6 +37,7 @@ tables: list[dict[int, Any] | None] = []  # of the bases whose loop runs
 bases: weakref.WeakValueDictionary[int, EventBase] = weakref.WeakValueDictionary()
 buffers: weakref.WeakValueDictionary[int, EvBuffer] = weakref.WeakValueDictionary()
 pins: dict[int, Any] = {}  # what add_reference() has lent to libevent
+finalizing: dict[int, Any] = {}  # events that outlive their base's table
 log = logging.getLogger("libevent")
 
 
@@ -130,6 +131,33 @@ def signal(slot: int, token: int, signum: int, what: int, released: int) -> int:
     if released and token in table:
         del table[token]
     return answer
+
+
+@callback
+def finalized(slot: int, token: int) -> int:
+    table = finalizing if token in finalizing else tables[slot] or table_of(slot)
+    source = table.get(token)
+    if source is None:
+        return DONE
+    released = entered = True  # noqa: F841
+    try:
+        source._finalized()
+        answer = DONE
+    except BaseException as exception:
+        answer = caught(exception, source)
+    if token in table:
+        del table[token]
+    return answer
+
+
+@callback
+def keep(slot: int) -> int:
+    base = bases.get(slot)
+    if base is None:
+        unraisable(stash.exceptions.pop())
+    else:
+        base._keep(1)
+    return DONE
 
 
 @callback

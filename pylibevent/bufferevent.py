@@ -186,7 +186,7 @@ class BufferEvent(Handle):
             self._read = self._write = self._event = None
             self._args = ()
 
-    def _close_with_base(self) -> None:
+    def _close_with_base(self, _token: int) -> None:
         lib.pyle_bev_close(self._ptr, 1)
         self._forget()
 

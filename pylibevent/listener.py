@@ -131,7 +131,7 @@ class Listener(Handle):
         self._base._table.pop(self._token, None)
         self._forget()
 
-    def _close_with_base(self) -> None:
+    def _close_with_base(self, _token: int) -> None:
         lib.pyle_listener_close(self._ptr)
         self._forget()
 

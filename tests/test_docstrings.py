@@ -20,6 +20,7 @@ from pylibevent._handle import Handle
 NO_C_FUNCTION = {
     "closed": "libevent does not know",
     "ptr": "C's own pointer",
+    "from_ptr": "C's own pointer",
     "EventBase.running": "libevent does not tell",
     "Event.base": "event_get_base would need an open one",
     "EvBuffer.readlines": "several evbuffer_readln in one step",

@@ -13,12 +13,17 @@ void pyle_before_fork(void);
 void pyle_after_fork(int in_child);
 void pyle_set_exiting(void);
 int pyle_outermost(void);                               /* no loop and no call up the stack */
+void pyle_free(void *);
 int pyle_raised(void);                                  /* behind a PYLE_RAISED: how many exceptions */
 
 struct pyle_base *pyle_base_new(int slot);              /* NULL: no memory */
 void pyle_base_unref(struct pyle_base *);
 /* config may be NULL; select: the config leaves no other method */
 int pyle_base_open(struct pyle_base *, struct event_config *config, int nolock, int select);
+int pyle_base_borrow(struct pyle_base *, struct event_base *);  /* never frees it */
+int pyle_enable_debug_mode(void);
+int pyle_config_max_dispatch_interval(struct event_config *, double seconds, int callbacks,
+                                      int priority);
 struct event_base *pyle_base_ptr(struct pyle_base *);   /* NULL once closed */
 int pyle_base_wakefd(struct pyle_base *);               /* made on first use */
 void pyle_base_pass_on(struct pyle_base *, int wakefd);  /* what signals have written, to another wakeup descriptor */
@@ -33,6 +38,11 @@ int pyle_base_num_events(struct pyle_base *, unsigned flags);
 int pyle_base_max_events(struct pyle_base *, unsigned flags, int clear);
 double pyle_base_gettimeofday_cached(struct pyle_base *);
 int pyle_base_update_cache_time(struct pyle_base *);
+int pyle_base_active_by_fd(struct pyle_base *, int fd, int what);
+int pyle_base_active_by_signal(struct pyle_base *, int signum);
+long long pyle_base_running_event(struct pyle_base *);  /* its token, 0: none */
+int pyle_base_common_timeout(struct pyle_base *, double seconds);
+char *pyle_base_dump(struct pyle_base *, size_t *length, int *rc); /* to be freed */
 int pyle_base_shut(struct pyle_base *);                 /* no use from here on */
 int pyle_base_claim_free(struct pyle_base *);           /* 1: shut, not running, and the caller frees it */
 int pyle_base_free(struct pyle_base *);
@@ -48,6 +58,7 @@ int pyle_base_free(struct pyle_base *);
 
 /* ---- event.c ---- */
 int pyle_event_init(struct pyle_base *, struct pyle_event *, int fd, int what, int kind);
+int pyle_event_borrow(struct pyle_base *, struct pyle_event *, struct event *);
 int pyle_event_add(struct pyle_event *, long long token, double seconds); /* 1: token is in use now */
 int pyle_event_active(struct pyle_event *, long long token, int what);    /* the same */
 long long pyle_event_token(struct pyle_event *);              /* 0: not pending */
@@ -59,6 +70,19 @@ double pyle_event_expires(struct pyle_event *);               /* seconds from no
 int pyle_event_get_priority(struct pyle_event *);
 int pyle_event_set_priority(struct pyle_event *, int priority);
 struct event *pyle_event_ptr(struct pyle_event *);            /* NULL once closed */
+long long pyle_event_finalize(struct pyle_event *, long long token); /* the token it had, 0: none */
+
+struct pyle_event_info {   /* an event of a base's, as it is at that moment */
+    long long token;       /* 0: not one of ours */
+    double seconds;        /* until its timeout, -1: none */
+    int fd;
+    int events;            /* what it was made for */
+    int pending;           /* what it is pending or active for */
+    int priority;
+    int internal;          /* of libevent's or ours own, not the user's */
+};
+/* How many there are; the first max of them in out. */
+int pyle_base_events(struct pyle_base *, struct pyle_event_info *out, int max);
 
 /* ---- buffer.c ---- */
 struct pyle_buf *pyle_buf_new(void);                           /* NULL: no memory */

@@ -768,9 +768,14 @@ int pyle_bev_getwatermark(struct pyle_bev *pv, int what, size_t *low, size_t *hi
 int pyle_bev_set_timeouts(struct pyle_bev *pv, double read, double write)
 {
     struct timeval r, w;
-    struct timeval *rp = pyle_timeval(read, &r) ? &r : NULL;
-    struct timeval *wp = pyle_timeval(write, &w) ? &w : NULL;
+    const struct timeval *rp, *wp;
+    int rc = pyle_enter_base(pv->pb);
 
+    if (rc < 0)
+        return rc;
+    rp = pyle_timeout(pv->pb, read, &r);
+    wp = pyle_timeout(pv->pb, write, &w);
+    pyle_leave_base(pv->pb);
     CALL(pv, bufferevent_set_timeouts(bev, rp, wp));
 }
 
