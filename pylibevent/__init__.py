@@ -11,6 +11,7 @@ from ._version import __version__
 from .buffer import BufferPosition, CallbackEntry, EvBuffer
 from .bufferevent import BufferEvent
 from .constants import (
+    BEV_ERROR,
     BEV_EVENT_CONNECTED,
     BEV_EVENT_EOF,
     BEV_EVENT_ERROR,
@@ -19,7 +20,9 @@ from .constants import (
     BEV_EVENT_WRITING,
     BEV_FINISHED,
     BEV_FLUSH,
+    BEV_NEED_MORE,
     BEV_NORMAL,
+    BEV_OK,
     BEV_OPT_CLOSE_ON_FREE,
     BEV_OPT_DEFER_CALLBACKS,
     BEV_OPT_THREADSAFE,
@@ -72,6 +75,7 @@ from .constants import (
     CountFlags,
     EolStyle,
     EventFlags,
+    FilterResult,
     FlushMode,
     ListenerOptions,
     LoopFlags,
@@ -96,6 +100,7 @@ from .event import (
 from .listener import Listener
 
 __all__ = [
+    "BEV_ERROR",
     "BEV_EVENT_CONNECTED",
     "BEV_EVENT_EOF",
     "BEV_EVENT_ERROR",
@@ -104,7 +109,9 @@ __all__ = [
     "BEV_EVENT_WRITING",
     "BEV_FINISHED",
     "BEV_FLUSH",
+    "BEV_NEED_MORE",
     "BEV_NORMAL",
+    "BEV_OK",
     "BEV_OPT_CLOSE_ON_FREE",
     "BEV_OPT_DEFER_CALLBACKS",
     "BEV_OPT_THREADSAFE",
@@ -166,6 +173,7 @@ __all__ = [
     "EventConfig",
     "EventFlags",
     "EventInfo",
+    "FilterResult",
     "FlushMode",
     "LibeventError",
     "LineTooLong",

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ._libevent import ffi, lib
-from .constants import BUFFEREVENT_FLAGS, EVENT_FLAGS
+from .constants import BUFFEREVENT_FLAGS, EVENT_FLAGS, FilterResult, FlushMode
 from .errors import os_error, stash, unraisable
 
 if TYPE_CHECKING:
@@ -199,6 +199,29 @@ def bev_event(slot: int, token: int, what: int, error: int) -> int:
     except BaseException as exception:
         return caught(exception, source)
     return DONE
+
+
+_MODES = {int(mode): mode for mode in FlushMode}
+_RESULTS = {int(result) for result in FilterResult}
+
+
+@callback
+def bev_filter(slot: int, token: int, output: int, limit: int, mode: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE  # it was closed: as BEV_ERROR
+    entered = True  # noqa: F841
+    try:
+        under = source._underlying
+        if output:
+            result = source._output_filter(source.output, under.output, limit, _MODES[mode])
+        else:
+            result = source._input_filter(under.input, source.input, limit, _MODES[mode])
+        if result not in _RESULTS:
+            raise TypeError(f"a filter must return BEV_OK, BEV_NEED_MORE or BEV_ERROR: {result!r}")
+    except BaseException as exception:
+        return caught(exception, source)
+    return int(result + lib.PYLE_FILTER_RESULT)
 
 
 @callback

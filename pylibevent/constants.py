@@ -137,6 +137,14 @@ class FlushMode(Constant):
     BEV_FINISHED = lib.BEV_FINISHED
 
 
+class FilterResult(Constant):
+    """What a filter says (enum bufferevent_filter_result)."""
+
+    BEV_OK = lib.BEV_OK
+    BEV_NEED_MORE = lib.BEV_NEED_MORE
+    BEV_ERROR = lib.BEV_ERROR
+
+
 class ListenerOptions(Flag):
     """How to make a listener (LEV_OPT_*)."""
 
@@ -197,6 +205,10 @@ BEV_TRIG_DEFER_CALLBACKS = TriggerOptions.BEV_TRIG_DEFER_CALLBACKS
 BEV_NORMAL = FlushMode.BEV_NORMAL
 BEV_FLUSH = FlushMode.BEV_FLUSH
 BEV_FINISHED = FlushMode.BEV_FINISHED
+
+BEV_OK = FilterResult.BEV_OK
+BEV_NEED_MORE = FilterResult.BEV_NEED_MORE
+BEV_ERROR = FilterResult.BEV_ERROR
 LEV_OPT_LEAVE_SOCKETS_BLOCKING = ListenerOptions.LEV_OPT_LEAVE_SOCKETS_BLOCKING
 LEV_OPT_CLOSE_ON_FREE = ListenerOptions.LEV_OPT_CLOSE_ON_FREE
 LEV_OPT_CLOSE_ON_EXEC = ListenerOptions.LEV_OPT_CLOSE_ON_EXEC

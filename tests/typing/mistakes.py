@@ -42,6 +42,7 @@ def event_base(base: EventBase) -> None:
     base.method = "epoll"  # type: ignore[misc]
     base.exception_handler = on_read  # type: ignore[assignment]
     base.once(-1, EV_READ, on_event_named)  # type: ignore[arg-type]
+    base.foreach_event(on_event)  # type: ignore[arg-type]
 
 
 def events(base: EventBase) -> None:
@@ -80,6 +81,7 @@ def bufferevents(base: EventBase, bev: BufferEvent) -> None:
     bev.setcb(on_read=on_read)  # type: ignore[call-arg]
     bev.write("text")  # type: ignore[arg-type]
     bev.write_buffer(b"bytes")  # type: ignore[arg-type]
+    BufferEvent.filter(bev, on_read)  # type: ignore[arg-type]
     bev.set_timeouts("1")  # type: ignore[arg-type]
     bev.input = EvBuffer()  # type: ignore[misc]
     bev.partner.write(b"")  # type: ignore[union-attr]

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 
 import pylibevent
 from pylibevent import (
+    BEV_ERROR,
     BEV_EVENT_CONNECTED,
     BEV_EVENT_EOF,
+    BEV_FINISHED,
     BEV_NORMAL,
+    BEV_OK,
     BEV_OPT_CLOSE_ON_FREE,
     BEV_OPT_DEFER_CALLBACKS,
     BEV_TRIG_DEFER_CALLBACKS,
@@ -48,6 +51,8 @@ from pylibevent import (
     EventBase,
     EventConfig,
     EventFlags,
+    EventInfo,
+    FilterResult,
     FlushMode,
     LibeventError,
     LineTooLong,
@@ -92,6 +97,11 @@ def use_event_base() -> None:
         method: str = base.method
         now: float = base.gettimeofday_cached()
         added: int = base.num_events(EVENT_BASE_COUNT_ADDED)
+        infos: list[EventInfo] = []
+        base.foreach_event(infos.append)
+        base.foreach_event(lambda info, fd: info.fd == fd, 3)
+        running: Event | None = base.running_event
+        print(infos, running)
         print(nothing_left, method, now, added, base.features, base.got_exit)
 
 
@@ -209,6 +219,22 @@ def use_bufferevent_pair() -> None:
         base.loop(EVLOOP_NONBLOCK)
         partner: BufferEvent | None = one.partner
         print(partner)
+
+
+def use_bufferevent_filter() -> None:
+    def upper(source: EvBuffer, to: EvBuffer, limit: int, mode: FlushMode) -> FilterResult:
+        to.add(source.remove(limit).upper())
+        return BEV_ERROR if mode == BEV_FINISHED else BEV_OK
+
+    with EventBase() as base:
+        one, other = BufferEvent.pair(base)
+        filtered = BufferEvent.filter(one, upper, None, BEV_OPT_CLOSE_ON_FREE)
+        filtered.setcb(lambda bev: print(bev.read()))
+        filtered.enable(EV_READ)
+        other.write(b"x")
+        base.loop(EVLOOP_NONBLOCK)
+        underlying: BufferEvent | None = filtered.underlying
+        print(underlying)
 
 
 def use_callbacks_of_every_kind() -> None:

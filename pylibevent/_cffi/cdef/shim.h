@@ -122,6 +122,8 @@ struct pyle_bev *pyle_bev_new(struct pyle_base *, long long token); /* NULL: no 
 void pyle_bev_unref(struct pyle_bev *);
 int pyle_bev_socket(struct pyle_bev *, int fd, int options, int nodelay);
 int pyle_bev_pair(struct pyle_bev *, struct pyle_bev *, int options);
+int pyle_bev_filter(struct pyle_bev *, struct pyle_bev *under, int filters, int options);
+int pyle_bev_borrow(struct pyle_bev *, struct bufferevent *);
 int pyle_bev_close(struct pyle_bev *, int by_base);
 int pyle_bev_finish(struct pyle_bev *);                        /* 1: nothing to wait for, close it */
 struct bufferevent *pyle_bev_ptr(struct pyle_bev *);
@@ -149,12 +151,16 @@ int pyle_bev_trigger_event(struct pyle_bev *, int what, int options);
 int pyle_bev_lock(struct pyle_bev *);
 int pyle_bev_unlock(struct pyle_bev *);
 
+#define PYLE_FILTER_RESULT 16 /* and a BEV_*: what pyle_py_bev_filter answers */
+
 /* ---- listener.c ---- */
 struct pyle_listener *pyle_listener_new(struct pyle_base *, long long token); /* NULL: no memory */
 void pyle_listener_unref(struct pyle_listener *);
 int pyle_listener_open(struct pyle_listener *, int fd, int flags, int backlog);
 int pyle_listener_bind(struct pyle_listener *, const void *address, int length,
                        int flags, int backlog);
+int pyle_listener_borrow(struct pyle_listener *, struct evconnlistener *);
+int pyle_listener_setcb(struct pyle_listener *, int errors);   /* ours, in a borrowed one */
 int pyle_listener_close(struct pyle_listener *);
 int pyle_listener_enable(struct pyle_listener *, int on);
 int pyle_listener_enabled(struct pyle_listener *);

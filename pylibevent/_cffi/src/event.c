@@ -296,7 +296,7 @@ static void on_finalized(struct event *ev, void *arg)
 long long pyle_event_finalize(struct pyle_event *pe, long long token)
 {
     long long old;
-    int away, rc = pe->borrowed ? PYLE_UNABLE : enter(pe);
+    int away, rc = pe->borrowed ? PYLE_BORROWED : enter(pe);
 
     if (rc < 0)
         return rc;

@@ -41,7 +41,8 @@ enum pyle_code {
     PYLE_DEEP = -20,    /* callbacks that make calls that call back: too deep */
     PYLE_LATE = -21,    /* not after the first base */
     PYLE_BLOCKS = -22,  /* in debug mode: a blocking descriptor */
-    PYLE_FILTERED = -23 /* a filter on top of it has its callbacks */
+    PYLE_FILTERED = -23, /* a filter on top of it has its callbacks */
+    PYLE_BORROWED = -24  /* C's, and not for us to do */
 };
 
 /* What a Python callback says. 0 is what cffi returns when an exception (a signal's, most
@@ -139,6 +140,12 @@ struct pyle_bev {
     uintptr_t locker;
     int lock_depth;
     struct pyle_bev *partner;  /* of a pair, while both are open */
+    struct pyle_bev *under;    /* of a filter: what it is on, counted, and until the end */
+    struct pyle_bev *over;     /* the filter that is on it */
+    short filters;             /* the directions in which a function of Python's does it */
+    short stalled;             /* those in which it waits for a view to go */
+    int borrowed;              /* bev is somebody else's; we have a reference */
+    int has_callbacks;         /* ours are set in it */
     struct pyle_buf *input, *output;
     struct pyle_bev *next;
     int queued;
@@ -152,6 +159,8 @@ struct pyle_listener {
     int wanted;                /* the user has it enabled */
     int paused;                /* on pb->paused */
     struct event resume_event; /* after a failed accept: try again */
+    int borrowed;              /* lev is somebody else's */
+    int has_callbacks;         /* ours are set in it */
     int held_fd;               /* accepted, not yet delivered */
     int held_len;
     struct sockaddr_storage held_addr;
