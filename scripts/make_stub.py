@@ -84,7 +84,7 @@ class CType:
     cname: str
     item: CType
     length: int | None
-    fields: list[tuple[str, CField]] | None
+    fields: list[tuple[str, CField]]
     args: tuple[CType, ...]
     result: CType
     ellipsis: bool
@@ -232,7 +232,7 @@ def parameter(t: Any) -> str:
     if isinstance(t, model.FunctionPtrType) or not isinstance(t, model.PointerType):
         return value(t)
     to = t.totype
-    if isinstance(to, model.StructType) and to.name == "FILE":
+    if to.get_c_name() == "FILE":
         return "_File"
     if not t.quals & model.Q_CONST:
         return "CData"  # a list's values would be lost with what C writes over them
