@@ -25,7 +25,6 @@ HEADERS = (
     "http", "http_struct", "http_compat", "tag", "tag_compat",
     "shim", "callbacks",
 )  # fmt: skip
-HEADERS_SSL = ("bufferevent_ssl",)
 SOURCES = ("base", "event", "buffer", "bufferevent", "listener", "log")
 PRELUDE = '#include "preamble.h"\n#include "pyle.h"\n'
 
@@ -34,6 +33,7 @@ PRELUDE = '#include "preamble.h"\n#include "pyle.h"\n'
 LIBEVENT = ["libevent_core >= 2.1.12", "libevent_extra >= 2.1.12"]
 LIBRARIES = ["event_core", "event_extra", "event_pthreads"]
 OPENSSL = ["libevent_openssl >= 2.1.12", "openssl"]
+HEADERS_SSL = ("bufferevent_ssl",)
 OPENSSL_LIBRARIES = ["event_openssl", "event_core", "ssl", "crypto"]
 
 MISSING = (
