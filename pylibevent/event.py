@@ -104,7 +104,18 @@ class EventConfig(Handle):
         config = lib.event_config_new()
         if not config:
             raise MemoryError("event_config_new")
-        self._own(config, lib.event_config_free)
+        self._start(config, lib.event_config_free)
+
+    @classmethod
+    def from_ptr(cls, ptr: Any) -> EventConfig:
+        """The struct event_config * of a C library, which stays C's to free. If C has set
+        EVENT_BASE_FLAG_NOLOCK in it, set it here as well: nobody else tells."""
+        self = cls.__new__(cls)
+        self._start(pointer(ptr, "event_config"), _nothing)
+        return self
+
+    def _start(self, config: Any, release: Callable[[Any], object]) -> None:
+        self._own(config, release)
         self._nolock = False
         self._avoided: set[str] = set()
 
@@ -827,7 +838,8 @@ class Signal(Event):
     """A signal (evsignal_new): callback(signum, *args), each time until deleted.
 
     While it is pending, libevent's C handler takes the place of Python's for that signal. One
-    base in a process can have signal events: `add` to a second raises RuntimeError.
+    base in a process can have signal events: `add` to a second raises RuntimeError. (With
+    `base.loopexit` for a callback the number would be its timeout: wrap it in a lambda.)
     """
 
     __slots__ = ()
@@ -851,7 +863,7 @@ class Signal(Event):
 
 
 def _nothing(*_args: Any) -> None:
-    """The callback of a closed event."""
+    """The callback of a closed event; how to free what belongs to C."""
 
 
 def _count_flags(flags: int) -> int:

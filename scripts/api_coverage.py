@@ -8,7 +8,9 @@ see Tests. `--check` writes nothing and fails if the file on disk is not what it
 from __future__ import annotations
 
 import ast
+import io
 import re
+import socket
 import sys
 import textwrap
 from collections import defaultdict
@@ -173,21 +175,38 @@ class Tests(ast.NodeVisitor):
         self.used: defaultdict[str, set[str]] = defaultdict(set)  # name: files
         self.file = ""
         self.functions: dict[str, ast.expr | None] = {}
+        self.aliases: dict[str, ast.expr] = {}
+        self.imported: set[str] = set()
         self.scopes: list[dict[str, Type]] = []
         owners: defaultdict[str, list[str]] = defaultdict(list)
         for kind, members in package.members.items():
             for name in members:
                 owners[name].append(f"{kind}.{name}")
-        everyday = {n for kind in (list, set, dict, str, bytes, bytearray) for n in dir(kind)}
-        everyday |= {"read", "write", "close", "fileno", "connect", "bind", "socket", "lock", "fd"}
+        pythons = (list, set, dict, bytes, bytearray, io.TextIOWrapper, re.Pattern, socket.socket)
+        everyday = {"address", "error", "event", "fd", "lock", "socket"}
+        everyday.update(*map(dir, pythons))
         self.unique = {n: o[0] for n, o in owners.items() if len(o) == 1 and n not in everyday}
-        for path in sorted((ROOT / "tests").glob("test_*.py")):
-            self.file = path.stem.removeprefix("test_")
+        for path in sorted((ROOT / "tests").rglob("test_*.py")):
+            file = path.relative_to(ROOT / "tests")
+            self.file = str(file.with_name(file.stem.removeprefix("test_")))
             self.module(ast.parse(path.read_text()))
 
     def module(self, tree: ast.Module) -> None:
         self.functions = {
             node.name: node.returns for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
+        }
+        self.aliases = {
+            node.targets[0].id: node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and isinstance(node.value, (ast.Name, ast.Subscript))
+        }
+        self.imported = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for alias in node.names
         }
         self.scopes = [{}]
         self.generic_visit(tree)
@@ -197,16 +216,20 @@ class Tests(ast.NodeVisitor):
 
     # types
 
-    def annotated(self, node: ast.expr | None) -> Type:
+    def annotated(self, node: ast.expr | None, owner: str = "") -> Type:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             node = ast.parse(node.value, mode="eval").body
         if isinstance(node, ast.Name):
+            if node.id == "Self":
+                return owner
+            if node.id in self.aliases:
+                return self.annotated(self.aliases[node.id])
             return node.id if node.id in self.package.members else None
         if isinstance(node, ast.BinOp):  # X | None
-            return self.annotated(node.left) or self.annotated(node.right)
+            return self.annotated(node.left, owner) or self.annotated(node.right, owner)
         if isinstance(node, ast.Subscript):
             items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-            types = tuple(self.annotated(item) for item in items)
+            types = tuple(self.annotated(item, owner) for item in items)
             return types if any(types) else None
         return None
 
@@ -223,7 +246,7 @@ class Tests(ast.NodeVisitor):
             return None
         if isinstance(node, ast.Attribute):
             found = self.member(node)
-            return self.annotated(found[1]) if found else None
+            return self.annotated(found[1], found[0]) if found else None
         if isinstance(node, ast.Call):
             if isinstance(node.func, ast.Name):
                 if node.func.id in self.package.bases:
@@ -298,6 +321,8 @@ class Tests(ast.NodeVisitor):
             self.use(f"lib.{node.attr}" if node.value.id == "lib" else node.attr)
         elif found := self.member(node):
             self.use(f"{found[0]}.{node.attr}")
+        elif isinstance(node.value, ast.Name) and node.value.id in self.imported:
+            pass  # a module's
         elif self.type_of(node.value) is None and node.attr in self.unique:
             self.use(self.unique[node.attr])
 
@@ -320,9 +345,9 @@ class Tests(ast.NodeVisitor):
                 tree = ast.parse(textwrap.dedent(node.value))
             except SyntaxError:
                 return
-            outer = self.scopes, self.functions
+            outer = self.scopes, self.functions, self.aliases, self.imported
             self.module(tree)
-            self.scopes, self.functions = outer
+            self.scopes, self.functions, self.aliases, self.imported = outer
 
 
 # ---- the document ----
