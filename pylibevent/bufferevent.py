@@ -201,7 +201,7 @@ class BufferEvent(Handle):
         return self
 
     @classmethod
-    def from_ptr(cls, ptr: CData) -> BufferEvent:
+    def from_ptr(cls, ptr: CData | int) -> BufferEvent:
         """The BufferEvent of a struct bufferevent *: the one that it belongs to, or a new one that
         borrows it from a C library.
 

@@ -240,7 +240,7 @@ class EventBase(Handle):
         )
 
     @classmethod
-    def from_ptr(cls, ptr: CData) -> EventBase:
+    def from_ptr(cls, ptr: CData | int) -> EventBase:
         """The EventBase of a struct event_base *: the one that it belongs to, or a new one that
         borrows it from a C library.
 
@@ -632,7 +632,7 @@ class Event(Handle):
             fail(rc, "event_new")
 
     @classmethod
-    def from_ptr(cls: type[E], ptr: CData) -> E:
+    def from_ptr(cls: type[E], ptr: CData | int) -> E:
         """The Event of a struct event * that a C library owns and has assigned to a base.
 
         Its callback stays C's, and so does the memory: do not use this after C has freed it.

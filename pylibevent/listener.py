@@ -80,7 +80,7 @@ class Listener(Handle):
         return self
 
     @classmethod
-    def from_ptr(cls, ptr: CData) -> Listener:
+    def from_ptr(cls, ptr: CData | int) -> Listener:
         """The Listener of a struct evconnlistener *: the one that it belongs to, or a new one
         that borrows it from a C library.
 
