@@ -817,7 +817,12 @@ class Event(Handle):
 
 class Timer(Event):
     """A timeout (evtimer_new): callback(*args), once after `add(seconds)`; with persist=True
-    each time that many seconds have passed."""
+    each time that many seconds have passed.
+
+    As in C the seconds count from when the round of callbacks began (`update_cache_time` makes it
+    now), by a clock that lags by up to some milliseconds: a callback may come that much early or
+    late. A base with EVENT_BASE_FLAG_PRECISE_TIMER has a precise one, for a system call a round.
+    """
 
     __slots__ = ()
 
