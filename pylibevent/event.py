@@ -107,7 +107,7 @@ class EventConfig(Handle):
         self._start(config, lib.event_config_free)
 
     @classmethod
-    def from_ptr(cls, ptr: Any) -> EventConfig:
+    def from_ptr(cls, ptr: CData | int) -> EventConfig:
         """The struct event_config * of a C library, which stays C's to free. If C has set
         EVENT_BASE_FLAG_NOLOCK in it, set it here as well: nobody else tells."""
         self = cls.__new__(cls)

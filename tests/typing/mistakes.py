@@ -42,6 +42,7 @@ def event_base(base: EventBase) -> None:
     base.method = "epoll"  # type: ignore[misc]
     base.exception_handler = on_read  # type: ignore[assignment]
     base.once(-1, EV_READ, on_event_named)  # type: ignore[arg-type]
+    EventBase.from_ptr(base)  # type: ignore[arg-type]
     base.foreach_event(on_event)  # type: ignore[arg-type]
 
 

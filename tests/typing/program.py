@@ -97,6 +97,8 @@ def use_event_base() -> None:
         method: str = base.method
         now: float = base.gettimeofday_cached()
         added: int = base.num_events(EVENT_BASE_COUNT_ADDED)
+        same: EventBase = EventBase.from_ptr(base.ptr)
+        assert same is base
         infos: list[EventInfo] = []
         base.foreach_event(infos.append)
         base.foreach_event(lambda info, fd: info.fd == fd, 3)
