@@ -6,6 +6,7 @@ each C struct, their methods named as the C functions less the prefix.
 
 from __future__ import annotations
 
+from . import tag, util
 from ._libevent import ffi, lib
 from ._version import __version__
 from .buffer import BufferPosition, CallbackEntry, EvBuffer
@@ -36,6 +37,8 @@ from .constants import (
     EV_FEATURE_FDS,
     EV_FEATURE_O1,
     EV_FINALIZE,
+    EV_MONOT_FALLBACK,
+    EV_MONOT_PRECISE,
     EV_PERSIST,
     EV_READ,
     EV_SIGNAL,
@@ -80,6 +83,7 @@ from .constants import (
     ListenerOptions,
     LoopFlags,
     MethodFeatures,
+    MonotonicFlags,
     PtrHow,
     TriggerOptions,
 )
@@ -144,6 +148,8 @@ __all__ = [
     "EV_FEATURE_FDS",
     "EV_FEATURE_O1",
     "EV_FINALIZE",
+    "EV_MONOT_FALLBACK",
+    "EV_MONOT_PRECISE",
     "EV_PERSIST",
     "EV_READ",
     "EV_SIGNAL",
@@ -181,6 +187,7 @@ __all__ = [
     "ListenerOptions",
     "LoopFlags",
     "MethodFeatures",
+    "MonotonicFlags",
     "PtrHow",
     "Signal",
     "Timer",
@@ -192,5 +199,7 @@ __all__ = [
     "header_version",
     "lib",
     "supported_methods",
+    "tag",
+    "util",
     "version",
 ]

@@ -159,6 +159,13 @@ class ListenerOptions(Flag):
     LEV_OPT_BIND_IPV6ONLY = lib.LEV_OPT_BIND_IPV6ONLY
 
 
+class MonotonicFlags(Flag):
+    """How to make a `util.MonotonicTimer` (EV_MONOT_*)."""
+
+    EV_MONOT_PRECISE = lib.EV_MONOT_PRECISE
+    EV_MONOT_FALLBACK = lib.EV_MONOT_FALLBACK
+
+
 EV_TIMEOUT = EventFlags.EV_TIMEOUT
 EV_READ = EventFlags.EV_READ
 EV_WRITE = EventFlags.EV_WRITE
@@ -218,6 +225,8 @@ LEV_OPT_DISABLED = ListenerOptions.LEV_OPT_DISABLED
 LEV_OPT_DEFERRED_ACCEPT = ListenerOptions.LEV_OPT_DEFERRED_ACCEPT
 LEV_OPT_REUSEABLE_PORT = ListenerOptions.LEV_OPT_REUSEABLE_PORT
 LEV_OPT_BIND_IPV6ONLY = ListenerOptions.LEV_OPT_BIND_IPV6ONLY
+EV_MONOT_PRECISE = MonotonicFlags.EV_MONOT_PRECISE
+EV_MONOT_FALLBACK = MonotonicFlags.EV_MONOT_FALLBACK
 
 # What callbacks are given, made once: an enum member for each value costs more than the callback.
 EVENT_FLAGS = [EventFlags(value) for value in range(256)]

@@ -779,6 +779,16 @@ class Event(Handle):
         """The EV_* it was made with (event_get_events)."""
         return EventFlags(lib.event_get_events(self.ptr))
 
+    @property
+    def callback(self) -> Callable[..., object] | None:
+        """What is called (event_get_callback); None: it is closed, or C's."""
+        return None if self._callback is _nothing else self._callback
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """What the callback is given besides (event_get_callback_arg)."""
+        return self._args
+
     def pending(self, what: int = ~EV_PERSIST & 0xAF) -> EventFlags:
         """Which of these EV_* it is pending or active for; false: none (event_pending)."""
         rc = lib.pyle_event_pending(self._ptr, integer(what, "what"))

@@ -117,6 +117,29 @@ ssize_t pyle_buf_write(struct pyle_buf *, int fd, ssize_t n);
 int pyle_buf_freeze(struct pyle_buf *, int at_front, int on);
 int pyle_buf_callbacks(struct pyle_buf *, long long token);    /* 0: none any more */
 
+/* ---- tag.c ---- */
+#define PYLE_TAG_TAG 0           /* what to encode, decode or peek at: a tag by itself */
+#define PYLE_TAG_INT 1
+#define PYLE_TAG_INT64 2
+#define PYLE_TAG_MARSHAL_INT 3
+#define PYLE_TAG_MARSHAL_INT64 4
+#define PYLE_TAG_MARSHAL_TIMEVAL 5
+#define PYLE_TAG_LENGTH 6        /* of the whole record */
+#define PYLE_TAG_PAYLOAD_LENGTH 7
+int pyle_tag_encode(struct pyle_buf *, int what, unsigned tag, uint64_t number, unsigned micros);
+int pyle_tag_marshal(struct pyle_buf *, unsigned tag, const void *data, unsigned n);
+int pyle_tag_marshal_buffer(struct pyle_buf *, unsigned tag, struct pyle_buf *payload);
+ssize_t pyle_tag_peek(struct pyle_buf *, int what);
+int pyle_tag_decode(struct pyle_buf *, int what, uint64_t *number);
+ssize_t pyle_tag_unmarshal_header(struct pyle_buf *, unsigned *tag);   /* the payload's length */
+int pyle_tag_consume(struct pyle_buf *);
+int pyle_tag_unmarshal_int(struct pyle_buf *, unsigned tag, int bits, uint64_t *number);
+int pyle_tag_unmarshal_timeval(struct pyle_buf *, unsigned tag, uint64_t *seconds, uint64_t *micros);
+/* length -1: any; the payload's length. out has room for the header too: PYLE_TAG_HEADER bytes. */
+#define PYLE_TAG_HEADER 10
+ssize_t pyle_tag_unmarshal_bytes(struct pyle_buf *, unsigned tag, ssize_t length, char *out, size_t size);
+ssize_t pyle_tag_unmarshal(struct pyle_buf *src, struct pyle_buf *dst); /* the tag */
+
 /* ---- bufferevent.c ---- */
 struct pyle_bev *pyle_bev_new(struct pyle_base *, long long token); /* NULL: no memory */
 void pyle_bev_unref(struct pyle_bev *);

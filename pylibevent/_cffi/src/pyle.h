@@ -214,6 +214,9 @@ void pyle_buf_uncall(struct pyle_buf *b); /* no callbacks of Python's any more; 
 int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes);
 int pyle_buf_enter_to_read(struct pyle_call *c, struct pyle_buf *b, int changes);
 ssize_t pyle_buf_leave(struct pyle_call *c, ssize_t rc);
+/* how is given the buffers and n; it answers as libevent does, or with a pyle_code */
+ssize_t pyle_buf_move(struct pyle_buf *dst, struct pyle_buf *src,
+                      ssize_t (*how)(struct evbuffer *, struct evbuffer *, size_t), size_t n);
 extern int pyle_pins_waiting;
 
 /* bufferevent.c */
