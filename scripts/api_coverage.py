@@ -38,8 +38,6 @@ ORDER = [
 
 PLANNED = "planned"
 OLD = "of libevent 1.x, for old programs line by line"
-TIME = "time.time(), time.monotonic(), and sums of floats"
-SOCKET = "methods and constants of the socket module do it"
 OWN_MEMORY = "for a struct event in memory of the program's own"
 FINALIZE = "Event.close() may be called at any time and from any thread"
 LOCKS = "the locks of pthreads are set when the package is imported"
@@ -47,6 +45,9 @@ CALLBACK = "C's callback is the package's own"
 
 # What a docstring does not name: another form of the same call.
 SAME = {
+    "evutil_monotonic_timer_free": "MonotonicTimer.__init__",
+    "evutil_freeaddrinfo": "util.getaddrinfo",
+    "EVUTIL_CLOSESOCKET": "util.closesocket",
     "event_base_new": "EventBase.__init__",
     "event_get_base": "Event.base",
     "evtimer_add": "Event.add",
@@ -70,22 +71,13 @@ SAME = {
 # Why a function has no method, by a pattern of its header and name. The first that fits counts.
 REASONS = {
     r"event2/\w+_compat.h .*": OLD,
-    r"event2/(dns|http|bufferevent_ssl|tag).h .*": PLANNED,
-    r".* evutil_(timer\w+|gettimeofday|\w*monotonic\w*)": TIME,
-    r".* event_gettime_monotonic": TIME,
-    r".* evutil_date_rfc1123": "email.utils.formatdate() does it",
-    r".* evutil_(strtoll|snprintf|ascii_\w+)": "int(), % and bytes.lower() do it",
-    r".* evutil_secure_rng_(init|set_urandom_device_file|add_bytes)": (
-        "libevent feeds its generator itself"
-    ),
-    r".* evutil_make_(tcp_)?listen_socket_\w+": "the flags of Listener.bind do it",
-    r".* evutil_(make_socket_\w+|inet_\w+|closesocket|getaddrinfo|freeaddrinfo)": SOCKET,
-    r".* EVUTIL_CLOSESOCKET": SOCKET,
-    r".* (evutil_gai_strerror|evutil_socket_\w+|EVUTIL_SET_SOCKET_ERROR)": (
-        "errors are exceptions, with their texts"
-    ),
-    r".* evutil_(socketpair|parse_sockaddr_port|secure_rng_get_bytes|sockaddr_cmp)": PLANNED,
-    r".* event_enable_debug_(mode|logging)": "for the whole process; call it first of all",
+    r"event2/(dns|http|bufferevent_ssl).h .*": PLANNED,
+    r".* evtag_init": "it does nothing",
+    r".* evutil_timer\w+": "sums and comparisons of floats do it",
+    r".* event_gettime_monotonic": "util.gettime_monotonic() and time.monotonic() do it",
+    r".* evutil_snprintf": "% does it",
+    r".* evutil_inet_pton_scope": "socket.getaddrinfo() does it",
+    r".* EVUTIL_SET_SOCKET_ERROR": "errno is C's; Python has exceptions",
     r".* event_debug_unassign": OWN_MEMORY,
     r".* event_set_(log|fatal)_callback": "libevent's messages go to Python's logging",
     r".* event_set_mem_functions": "too late: libevent has allocated memory by then",
@@ -97,16 +89,12 @@ REASONS = {
     r".* event_self_cbarg": "a Python callback is a closure, or gets the event as an argument",
     r".* event_get_(callback|callback_arg|assignment)": CALLBACK,
     r".* event_get_version_number": "version() tells it",
-    r".* event_config_set_max_dispatch_interval": PLANNED,
-    r".* event_base_(get_running_event|init_common_timeout|dump_events)": PLANNED,
-    r".* event_base_(active_by_fd|active_by_signal|foreach_event)": PLANNED,
     r".* evthread_\w*(callbacks?|pthreads|notifiable)": LOCKS,
     r".* evthread_enable_lock_debugg?ing": "for C code that locks; call it first of all",
     r".* evbuffer_(enable_locking|lock|unlock|defer_callbacks|add_iovec)": PLANNED,
     r".* evbuffer_(reserve_space|commit_space|add_buffer_reference|\w*file_segment\w*)": PLANNED,
     r".* bufferevent_base_set": "the base is given when it is made",
     r".* bufferevent_(incref|decref)": "Python counts references",
-    r".* bufferevent_(get_underlying|filter_new)": PLANNED,
     r".* (ev_token_bucket_cfg_\w+|bufferevent_\w*(rate_limit|max_single|limit|max_to)\w*)": PLANNED,
     r".* bufferevent_get_token_bucket_cfg": PLANNED,
 }
@@ -123,6 +111,14 @@ class Package:
         self.bases: dict[str, list[str]] = {}  # class: the classes it derives from
         self.members: dict[str, dict[str, ast.expr | None]] = {}  # class: names, with their types
         self.constants: set[str] = set()
+        self.modules: set[str] = set()  # those with functions that are not at the package's top
+        top = ast.parse((ROOT / "pylibevent" / "__init__.py").read_text())
+        self.top = {
+            alias.name
+            for node in top.body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
         for path in sorted((ROOT / "pylibevent").glob("*.py")):
             if not path.name.startswith("_"):
                 self.read(path.stem, ast.parse(path.read_text()))
@@ -132,8 +128,8 @@ class Package:
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
                 self.constants.add(node.targets[0].id)
             elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-                self.document(node.name, node)
-                self.members.setdefault("", {})[node.name] = node.returns
+                self.document(name := self.name(module, node.name), node)
+                self.members.setdefault("", {})[name] = node.returns
             elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 self.document(node.name, node)
                 self.bases[node.name] = [b.id for b in node.bases if isinstance(b, ast.Name)]
@@ -145,6 +141,12 @@ class Package:
                             self.document(f"{node.name}.{item.name}", item)
                     elif isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
                         members[item.target.id] = item.annotation
+
+    def name(self, module: str, name: str) -> str:
+        if name in self.top:
+            return name
+        self.modules.add(module)
+        return f"{module}.{name}"
 
     def document(self, name: str, node: ast.FunctionDef | ast.ClassDef) -> None:
         for word in dict.fromkeys(re.findall(r"\w+", ast.get_docstring(node) or "")):
@@ -252,8 +254,13 @@ class Tests(ast.NodeVisitor):
                 if node.func.id in self.package.bases:
                     return node.func.id
                 return self.annotated(self.functions.get(node.func.id))
+            if isinstance(node.func, ast.Attribute) and self.in_module(node.func):
+                return node.func.attr if node.func.attr in self.package.bases else None
             return self.type_of(node.func)
         return None
+
+    def in_module(self, node: ast.Attribute) -> bool:
+        return isinstance(node.value, ast.Name) and node.value.id in self.package.modules
 
     def member(self, node: ast.Attribute) -> tuple[str, ast.expr | None] | None:
         owner = self.type_of(node.value)
@@ -321,6 +328,9 @@ class Tests(ast.NodeVisitor):
             self.use(f"lib.{node.attr}" if node.value.id == "lib" else node.attr)
         elif found := self.member(node):
             self.use(f"{found[0]}.{node.attr}")
+        elif self.in_module(node):
+            self.use(ast.unparse(node))
+            self.use(node.attr)
         elif isinstance(node.value, ast.Name) and node.value.id in self.imported:
             pass  # a module's
         elif self.type_of(node.value) is None and node.attr in self.unique:
@@ -328,9 +338,12 @@ class Tests(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         self.generic_visit(node)
-        if not isinstance(node.func, ast.Name):
+        if isinstance(node.func, ast.Attribute) and self.in_module(node.func):
+            name = node.func.attr
+        elif isinstance(node.func, ast.Name):
+            name = node.func.id
+        else:
             return
-        name = node.func.id
         if name in self.package.bases and (found := self.package.find(name, "__init__")):
             self.use(f"{found[0]}.__init__")
         elif name in ("len", "bytes", "bool") and node.args:
@@ -431,7 +444,8 @@ def document() -> str:
     found, raw, package = headers(), declared(), Package()
     tests = Tests(package)
     for python in SAME.values():
-        assert package.find(*python.split(".", 1)), f"in SAME, but not in the package: {python}"
+        there = python in package.members[""] or package.find(*python.split(".", 1))
+        assert there, f"in SAME, but not in the package: {python}"
     functions: defaultdict[str, list[Row]] = defaultdict(list)
     tables = [(n, entry[0]) for n, entry in [*found.functions.items(), *found.calls.items()]]
     compiled_out = [(n, e[0]) for n, e in found.text.items() if n in LEFT_OUT and n.islower()]

@@ -22,6 +22,8 @@ from pylibevent import (
     Timer,
     ffi,
     lib,
+    tag,
+    util,
 )
 
 
@@ -93,6 +95,17 @@ def listeners(base: EventBase) -> None:
     Listener.bind(base, on_accept, ("", 0), "base")  # type: ignore[arg-type]
     Listener(base, on_accept, 3.5, base)  # type: ignore[arg-type]
     Listener.bind(base, on_accept, ("", 0), base).set_error_cb(on_accept)  # type: ignore[arg-type]
+
+
+def util_and_tag(buffer: EvBuffer) -> None:
+    util.strtoll(12)  # type: ignore[arg-type]
+    util.secure_rng_get_bytes(b"")  # type: ignore[arg-type]
+    util.make_socket_nonblocking("3")  # type: ignore[arg-type]
+    util.setblocking(3)  # type: ignore[attr-defined]
+    tag.marshal(1, buffer, b"")  # type: ignore[arg-type]
+    tag.marshal(buffer, 1, "text")  # type: ignore[arg-type]
+    tag.marshal_string(buffer, 1, b"bytes")  # type: ignore[arg-type]
+    tag.unmarshal_int(buffer)  # type: ignore[call-arg]
 
 
 def the_raw_layer(base: EventBase) -> None:

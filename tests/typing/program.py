@@ -24,6 +24,7 @@ from pylibevent import (
     BEV_OPT_CLOSE_ON_FREE,
     BEV_OPT_DEFER_CALLBACKS,
     BEV_TRIG_DEFER_CALLBACKS,
+    EV_MONOT_PRECISE,
     EV_PERSIST,
     EV_READ,
     EV_TIMEOUT,
@@ -60,12 +61,15 @@ from pylibevent import (
     ListenerOptions,
     LoopFlags,
     MethodFeatures,
+    MonotonicFlags,
     PtrHow,
     Signal,
     Timer,
     TriggerOptions,
     ffi,
     lib,
+    tag,
+    util,
 )
 
 if TYPE_CHECKING:
@@ -330,6 +334,41 @@ def use_constants() -> None:
     constants: tuple[EolStyle, PtrHow, FlushMode] = (EVBUFFER_EOL_LF, EVBUFFER_PTR_ADD, BEV_NORMAL)
     number: int = EVBUFFER_EOL_LF
     print(what, options, flags, constants, number, EV_READ in what, EventFlags(3).name)
+
+
+def use_util() -> None:
+    flags: MonotonicFlags = EV_MONOT_PRECISE
+    timer = util.MonotonicTimer(flags)
+    now: float = timer.gettime() + util.gettimeofday() + util.gettime_monotonic()
+    number, used = util.strtoll(b"12x")
+    a, b = util.socketpair()
+    util.make_socket_nonblocking(a)
+    util.closesocket(a)
+    util.closesocket(b)
+    family, address = util.parse_sockaddr_port("127.0.0.1:80")
+    random: bytes = util.secure_rng_get_bytes(8)
+    order: int = util.ascii_strcasecmp("a", b"B") + util.sockaddr_cmp(address, address)
+    packed: bytes = util.inet_pton(family, "127.0.0.1")
+    text: str = util.inet_ntop(family, packed) + util.date_rfc1123()
+    print(now, number + used, random, order, text)
+
+
+def use_tag() -> None:
+    buffer = EvBuffer()
+    tag.marshal(buffer, 1, b"bytes")
+    tag.marshal_string(buffer, 2, "text")
+    tag.marshal_int(buffer, 3, 4)
+    tag.marshal_timeval(buffer, 4, timedelta(seconds=1))
+    number: int = tag.peek(buffer) + tag.payload_length(buffer)
+    data: bytes = tag.unmarshal_fixed(buffer, 1, 5)
+    text: str = tag.unmarshal_string(buffer, 2)
+    integer: int = tag.unmarshal_int(buffer, 3)
+    seconds: float = tag.unmarshal_timeval(buffer, 4)
+    print(number, data, text, integer, seconds)
+    try:
+        tag.consume(buffer)
+    except tag.IncompleteTag as error:
+        print(error)
 
 
 def use_versions() -> None:
