@@ -9,7 +9,7 @@ import os
 import re
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import _callbacks as cb
 from ._args import MAX_SIZE, FileDescriptor, data, fileno, function, size
@@ -27,7 +27,13 @@ from .constants import (
 )
 from .errors import CLOSED, NONE, RAISED, RANGE, SMALL, SYS, fail
 
-Bytes = Any  # bytes, bytearray, memoryview: anything with the buffer protocol
+if TYPE_CHECKING:
+    from typing_extensions import Buffer, Self, Unpack
+
+    from ._args import Args, Variadic
+    from ._libevent import CData
+
+Bytes: TypeAlias = "Buffer"  # bytes, bytearray, memoryview: anything with the buffer protocol
 ChangeCallback = Callable[..., object]
 
 # Memory that C copies bytes to for Python to take. A call pops a block and gives it back, so a
@@ -136,7 +142,7 @@ class EvBuffer(Handle):
     # ---- life ----
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The struct evbuffer *, for ffi/lib and other C code; it stays ours to free."""
         return lib.pyle_buf_ptr(self._ptr) or fail(CLOSED, "evbuffer")
 
@@ -273,7 +279,7 @@ class EvBuffer(Handle):
             _blocks.append(block)
         return result
 
-    def remove_into(self, destination: Any) -> int:
+    def remove_into(self, destination: Bytes) -> int:
         """Fills a writable object, a bytearray for one, from the front; returns how many bytes
         (evbuffer_remove)."""
         memory = ffi.from_buffer("char[]", destination, require_writable=True)
@@ -452,7 +458,11 @@ class EvBuffer(Handle):
         """Allows it again (evbuffer_unfreeze)."""
         self._check(lib.pyle_buf_freeze(self._ptr, bool(at_front), 0), "evbuffer_unfreeze")
 
-    def add_cb(self, callback: ChangeCallback, *args: Any) -> CallbackEntry:
+    def add_cb(
+        self,
+        callback: Callable[[Self, int, int, int, Unpack[Args]], object] | Variadic,
+        *args: Unpack[Args],
+    ) -> CallbackEntry:
         """Has callback(buf, orig_size, n_added, n_deleted, *args) called after each change
         (evbuffer_add_cb). It may change the buffer, or close it.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from socket import AF_INET, AF_INET6, AF_UNSPEC, gaierror
 from socket import socket as Socket
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from . import _callbacks as cb
 from ._args import (
@@ -32,6 +32,7 @@ from .constants import (
     BEV_OPT_UNLOCK_CALLBACKS,
     EV_READ,
     EV_WRITE,
+    BufferEventFlags,
     BufferEventOptions,
     EventFlags,
     FlushMode,
@@ -40,7 +41,12 @@ from .constants import (
 from .errors import CLOSED, RANGE, fail, os_error
 from .event import EventBase
 
-B = TypeVar("B", bound="BufferEvent")
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from ._args import Args, Variadic
+    from ._libevent import CData
+
 Callback = Callable[..., object]
 Filter = Callable[[EvBuffer, EvBuffer, int, FlushMode], int]
 
@@ -86,7 +92,7 @@ class BufferEvent(Handle):
         )
 
     @classmethod
-    def _new(cls: type[B], base: EventBase) -> B:
+    def _new(cls, base: EventBase) -> Self:
         if not isinstance(base, EventBase):
             raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
         self = cls.__new__(cls)
@@ -109,7 +115,7 @@ class BufferEvent(Handle):
         fd: FileDescriptor | None = None,
         options: int = BEV_OPT_CLOSE_ON_FREE,
         nodelay: bool = True,
-    ) -> BufferEvent:
+    ) -> Self:
         """Wraps a stream socket (bufferevent_socket_new), or none yet: see `connect`.
 
         fd is made non-blocking. A socket.socket is taken over: it is detached and, whatever the
@@ -132,7 +138,7 @@ class BufferEvent(Handle):
         return self
 
     @classmethod
-    def pair(cls, base: EventBase, options: int = 0) -> tuple[BufferEvent, BufferEvent]:
+    def pair(cls, base: EventBase, options: int = 0) -> tuple[Self, Self]:
         """Two that are joined: what is written to one is read from the other
         (bufferevent_pair_new). Their callbacks are always deferred."""
         _check_options(options)
@@ -195,7 +201,7 @@ class BufferEvent(Handle):
         return self
 
     @classmethod
-    def from_ptr(cls, ptr: Any) -> BufferEvent:
+    def from_ptr(cls, ptr: CData | int) -> BufferEvent:
         """The BufferEvent of a struct bufferevent *: the one that it belongs to, or a new one that
         borrows it from a C library.
 
@@ -219,7 +225,7 @@ class BufferEvent(Handle):
     # ---- life ----
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The struct bufferevent *, for ffi/lib and other C code; it stays ours to free."""
         return lib.pyle_bev_ptr(self._ptr) or fail(CLOSED, "bufferevent")
 
@@ -278,10 +284,10 @@ class BufferEvent(Handle):
 
     def setcb(
         self,
-        read: Callback | None = None,
-        write: Callback | None = None,
-        event: Callback | None = None,
-        *args: Any,
+        read: Callable[[Self, Unpack[Args]], object] | Variadic | None = None,
+        write: Callable[[Self, Unpack[Args]], object] | Variadic | None = None,
+        event: Callable[[Self, BufferEventFlags, Unpack[Args]], object] | Variadic | None = None,
+        *args: Unpack[Args],
     ) -> None:
         """Sets the callbacks, None for none: read(bev, *args) when there is input,
         write(bev, *args) when the output is down to its low watermark, event(bev, what, *args)

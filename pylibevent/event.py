@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
 
 from . import _callbacks as cb
 from ._args import FileDescriptor, Seconds, fileno, function, integer, pointer, seconds
@@ -35,6 +35,12 @@ from .errors import (
     stash,
     unraisable,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._args import Args, Variadic
+    from ._libevent import CData
 
 E = TypeVar("E", bound="Event")
 ExceptionHandler = Callable[[Exception, Any], object]
@@ -101,7 +107,7 @@ class EventConfig(Handle):
         self._start(config, lib.event_config_free)
 
     @classmethod
-    def from_ptr(cls, ptr: Any) -> EventConfig:
+    def from_ptr(cls, ptr: CData | int) -> EventConfig:
         """The struct event_config * of a C library, which stays C's to free. If C has set
         EVENT_BASE_FLAG_NOLOCK in it, set it here as well: nobody else tells."""
         self = cls.__new__(cls)
@@ -114,9 +120,10 @@ class EventConfig(Handle):
         self._avoided: set[str] = set()
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The struct event_config *, valid until close()."""
-        return fail(CLOSED, "event_config") if self.closed else self._ptr
+        ptr: CData = fail(CLOSED, "event_config") if self.closed else self._ptr
+        return ptr
 
     @property
     def closed(self) -> bool:
@@ -233,7 +240,7 @@ class EventBase(Handle):
         )
 
     @classmethod
-    def from_ptr(cls, ptr: Any) -> EventBase:
+    def from_ptr(cls, ptr: CData | int) -> EventBase:
         """The EventBase of a struct event_base *: the one that it belongs to, or a new one that
         borrows it from a C library.
 
@@ -271,7 +278,7 @@ class EventBase(Handle):
     # ---- life ----
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The struct event_base *, for ffi/lib and other C code; it stays ours to free."""
         return lib.pyle_base_ptr(self._ptr) or fail(CLOSED, "event_base")
 
@@ -522,7 +529,9 @@ class EventBase(Handle):
             self._check(int(token), "event_base_get_running_event")
         return self._table.get(token)
 
-    def foreach_event(self, callback: Callable[..., Any], *args: Any) -> Any:
+    def foreach_event(
+        self, callback: Callable[[EventInfo, Unpack[Args]], object] | Variadic, *args: Unpack[Args]
+    ) -> Any:
         """Calls callback(info, *args) with the EventInfo of each event that is added or active,
         until it returns something true, and returns that, or None (event_base_foreach_event).
 
@@ -568,8 +577,8 @@ class EventBase(Handle):
         self,
         fd: FileDescriptor,
         what: int,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[int, EventFlags, Unpack[Args]], object] | Variadic,
+        *args: Unpack[Args],
         timeout: Seconds | None = None,
     ) -> None:
         """Calls callback(fd, what, *args) once, when fd is ready or after `timeout` seconds; with
@@ -603,8 +612,8 @@ class Event(Handle):
         base: EventBase,
         fd: FileDescriptor,
         what: int,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[int, EventFlags, Unpack[Args]], object] | Variadic,
+        *args: Unpack[Args],
     ) -> None:
         """Wraps event_new. fd is not taken over: close it after the event. -1: no descriptor."""
         self._first_init()
@@ -612,8 +621,8 @@ class Event(Handle):
             raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
         self._base = base
         self._table = base._table
-        self._callback = function(callback)
-        self._args = args
+        self._callback: Callable[..., object] = function(callback)
+        self._args: tuple[Any, ...] = args
         self._finalizer: Callable[..., object] | None = None
         self._ptr = ffi.new(_EVENT_TYPE)
         rc = lib.pyle_event_init(
@@ -623,7 +632,7 @@ class Event(Handle):
             fail(rc, "event_new")
 
     @classmethod
-    def from_ptr(cls: type[E], ptr: Any) -> E:
+    def from_ptr(cls: type[E], ptr: CData | int) -> E:
         """The Event of a struct event * that a C library owns and has assigned to a base.
 
         Its callback stays C's, and so does the memory: do not use this after C has freed it.
@@ -748,7 +757,7 @@ class Event(Handle):
         return self._base
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The struct event *, for ffi/lib and other C code; the memory is this object's."""
         ptr = lib.pyle_event_ptr(self._ptr)
         if not ptr:
@@ -832,11 +841,12 @@ class Timer(Event):
     def __init__(
         self,
         base: EventBase,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[Unpack[Args]], object] | Variadic,
+        *args: Unpack[Args],
         persist: bool = False,
     ) -> None:
-        super().__init__(base, -1, EV_PERSIST if persist else 0, callback, *args)
+        untyped: Any = callback
+        super().__init__(base, -1, EV_PERSIST if persist else 0, untyped, *args)
 
 
 class Signal(Event):
@@ -852,9 +862,14 @@ class Signal(Event):
     _kind = cb.SIGNAL
 
     def __init__(
-        self, base: EventBase, signum: int, callback: Callable[..., object], *args: Any
+        self,
+        base: EventBase,
+        signum: int,
+        callback: Callable[[int, Unpack[Args]], object] | Variadic,
+        *args: Unpack[Args],
     ) -> None:
-        super().__init__(base, integer(signum, "signum"), EV_SIGNAL | EV_PERSIST, callback, *args)
+        untyped: Any = callback
+        super().__init__(base, integer(signum, "signum"), EV_SIGNAL | EV_PERSIST, untyped, *args)
 
     @property
     def signum(self) -> int:

@@ -50,7 +50,7 @@ class Raw:
         self.seen: list[Any] = []
 
     def callback(
-        self, function: Callable[..., Any], ctype: str = "event_callback_fn", error: Any = None
+        self, function: Callable[..., Any], ctype: Any = "event_callback_fn", error: Any = None
     ) -> Any:
         made = ffi.callback(ctype, function, error, onerror=self._failed)
         self.kept.append(made)

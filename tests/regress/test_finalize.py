@@ -224,7 +224,7 @@ def test_one_of_a_pair_goes_with_bytes_on_the_way_and_the_other_in_its_callback(
     seen: list[bytes] = []
     one, two = BufferEvent.pair(base)
 
-    def read(bev: BufferEvent) -> None:
+    def read(bev: BufferEvent, *_what: object) -> None:
         seen.append(bev.read())
         bev.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -191,7 +191,7 @@ class RawListener:
         self.raw = raw
         self.base = base
         self.left = 1
-        self.stop = lib.evconnlistener_disable
+        self.stop: Callable[[Any], object] = lib.evconnlistener_disable
         self.families: list[int] = []
         self.errors = 0
         self.argument = raw.handle(self)
