@@ -91,6 +91,7 @@ from .event import (
     version,
 )
 from .listener import Listener
+from .ratelimit import RateLimitGroup, TokenBucketConfig
 
 __all__ = [
     "BEV_EVENT_CONNECTED",
@@ -170,8 +171,10 @@ __all__ = [
     "LoopFlags",
     "MethodFeatures",
     "PtrHow",
+    "RateLimitGroup",
     "Signal",
     "Timer",
+    "TokenBucketConfig",
     "TriggerOptions",
     "__version__",
     "ffi",
