@@ -6,11 +6,13 @@ each C struct, their methods named as the C functions less the prefix.
 
 from __future__ import annotations
 
+from . import tag, util
 from ._libevent import ffi, lib
 from ._version import __version__
 from .buffer import BufferPosition, CallbackEntry, EvBuffer
 from .bufferevent import BufferEvent
 from .constants import (
+    BEV_ERROR,
     BEV_EVENT_CONNECTED,
     BEV_EVENT_EOF,
     BEV_EVENT_ERROR,
@@ -19,7 +21,9 @@ from .constants import (
     BEV_EVENT_WRITING,
     BEV_FINISHED,
     BEV_FLUSH,
+    BEV_NEED_MORE,
     BEV_NORMAL,
+    BEV_OK,
     BEV_OPT_CLOSE_ON_FREE,
     BEV_OPT_DEFER_CALLBACKS,
     BEV_OPT_THREADSAFE,
@@ -33,6 +37,8 @@ from .constants import (
     EV_FEATURE_FDS,
     EV_FEATURE_O1,
     EV_FINALIZE,
+    EV_MONOT_FALLBACK,
+    EV_MONOT_PRECISE,
     EV_PERSIST,
     EV_READ,
     EV_SIGNAL,
@@ -72,10 +78,12 @@ from .constants import (
     CountFlags,
     EolStyle,
     EventFlags,
+    FilterResult,
     FlushMode,
     ListenerOptions,
     LoopFlags,
     MethodFeatures,
+    MonotonicFlags,
     PtrHow,
     TriggerOptions,
 )
@@ -84,8 +92,11 @@ from .event import (
     Event,
     EventBase,
     EventConfig,
+    EventInfo,
     Signal,
     Timer,
+    enable_debug_logging,
+    enable_debug_mode,
     header_version,
     supported_methods,
     version,
@@ -94,6 +105,7 @@ from .listener import Listener
 from .ratelimit import RateLimitGroup, TokenBucketConfig
 
 __all__ = [
+    "BEV_ERROR",
     "BEV_EVENT_CONNECTED",
     "BEV_EVENT_EOF",
     "BEV_EVENT_ERROR",
@@ -102,7 +114,9 @@ __all__ = [
     "BEV_EVENT_WRITING",
     "BEV_FINISHED",
     "BEV_FLUSH",
+    "BEV_NEED_MORE",
     "BEV_NORMAL",
+    "BEV_OK",
     "BEV_OPT_CLOSE_ON_FREE",
     "BEV_OPT_DEFER_CALLBACKS",
     "BEV_OPT_THREADSAFE",
@@ -135,6 +149,8 @@ __all__ = [
     "EV_FEATURE_FDS",
     "EV_FEATURE_O1",
     "EV_FINALIZE",
+    "EV_MONOT_FALLBACK",
+    "EV_MONOT_PRECISE",
     "EV_PERSIST",
     "EV_READ",
     "EV_SIGNAL",
@@ -163,6 +179,8 @@ __all__ = [
     "EventBase",
     "EventConfig",
     "EventFlags",
+    "EventInfo",
+    "FilterResult",
     "FlushMode",
     "LibeventError",
     "LineTooLong",
@@ -170,6 +188,7 @@ __all__ = [
     "ListenerOptions",
     "LoopFlags",
     "MethodFeatures",
+    "MonotonicFlags",
     "PtrHow",
     "RateLimitGroup",
     "Signal",
@@ -177,9 +196,13 @@ __all__ = [
     "TokenBucketConfig",
     "TriggerOptions",
     "__version__",
+    "enable_debug_logging",
+    "enable_debug_mode",
     "ffi",
     "header_version",
     "lib",
     "supported_methods",
+    "tag",
+    "util",
     "version",
 ]

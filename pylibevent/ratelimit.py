@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from ._args import Seconds, seconds
+from ._args import Seconds, pointer, seconds
 from ._handle import Handle
 from ._libevent import ffi, lib
 from .errors import CLOSED, NONE, UNABLE, LibeventError, fail
@@ -62,10 +62,9 @@ class TokenBucketConfig(Handle):
     def from_ptr(cls, ptr: Any) -> TokenBucketConfig:
         """Borrows a struct ev_token_bucket_cfg *, which has to outlive all that uses it. What is
         in it libevent does not tell: its attributes raise LibeventError."""
-        if not ptr:
-            raise ValueError("NULL")
+        limit = lib.pyle_limit_borrow(pointer(ptr, "ev_token_bucket_cfg"))
         self = cls.__new__(cls)
-        self._start(lib.pyle_limit_borrow(ptr), (), 0)
+        self._start(limit, (), 0)
         return self
 
     @property

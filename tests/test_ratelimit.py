@@ -282,6 +282,8 @@ def test_from_ptr_of_nothing() -> None:
         TokenBucketConfig.from_ptr(ffi.NULL)
     with pytest.raises(TypeError):
         TokenBucketConfig.from_ptr(ffi.new("int *"))
+    with pytest.raises(TypeError):
+        TokenBucketConfig.from_ptr(None)
 
 
 # ---- a bufferevent's own limit ----
@@ -1382,6 +1384,78 @@ def test_a_pair_has_no_limits_to_set(base: EventBase, use: str) -> None:
     for bev in BufferEvent.pair(base):
         with pytest.raises(ValueError, match="only a socket"):
             SETS[use](bev, group)
+
+
+@pytest.mark.parametrize("use", SETS)
+def test_a_filter_has_no_limits_to_set(base: EventBase, wired: Wire, use: str) -> None:
+    group = RateLimitGroup(base, both(10, 10))
+    filter_ = BufferEvent.filter(wired.bev)
+    with pytest.raises(ValueError, match="only a socket"):
+        SETS[use](filter_, group)
+    filter_.close()
+
+
+def test_the_limit_of_what_a_filter_is_on_limits_the_filter(
+    base: EventBase, wired: Wire, run_until: RunUntil
+) -> None:
+    cfg = both(100, 100, TICK)
+    meter = Meter(base, cfg, 100)
+    wired.bev.set_rate_limit(cfg)
+    filter_ = BufferEvent.filter(wired.bev)
+    filter_.setcb(meter.read)
+    filter_.enable(EV_READ)
+    wired.peer.send(b"x" * 500)
+    run_until(lambda: meter.bytes == 500)
+    assert meter.above <= 0
+    filter_.close()
+
+
+@pytest.fixture
+def raw(base: EventBase) -> Iterator[tuple[Any, socket.socket]]:
+    """A C library's bufferevent, and the socket at its other end."""
+    mine, peer = socket.socketpair()
+    peer.setblocking(False)
+    bev = lib.bufferevent_socket_new(base.ptr, mine.detach(), BEV_OPT_CLOSE_ON_FREE)
+    yield bev, peer
+    lib.bufferevent_free(bev)
+    peer.close()
+
+
+def test_a_borrowed_one_is_limited_until_it_is_given_back(
+    base: EventBase, raw: tuple[Any, socket.socket]
+) -> None:
+    ptr, peer = raw
+    bev = BufferEvent.from_ptr(ptr)
+    bev.set_rate_limit(both(10, 10))
+    bev.add_to_rate_limit_group(RateLimitGroup(base, both(7, 7)))
+    bev.write(b"x" * 100)
+    few_rounds(base)
+    assert len(received(peer)) == 7
+    bev.close()
+    gc.collect()
+    assert lib.bufferevent_get_token_bucket_cfg(ptr) == ffi.NULL
+    few_rounds(base)
+    assert len(received(peer)) == 93
+
+
+def test_a_borrowed_one_keeps_a_limit_of_its_owners(raw: tuple[Any, socket.socket]) -> None:
+    cfg = both(10, 10)
+    lib.bufferevent_set_rate_limit(raw[0], cfg.ptr)
+    BufferEvent.from_ptr(raw[0]).close()
+    assert lib.bufferevent_get_token_bucket_cfg(raw[0]) == cfg.ptr
+    lib.bufferevent_set_rate_limit(raw[0], ffi.NULL)
+
+
+def test_a_limit_in_place_of_its_owners_is_refilled(
+    base: EventBase, raw: tuple[Any, socket.socket], run_until: RunUntil
+) -> None:
+    owners = both(10, 10, 1.0)
+    lib.bufferevent_set_rate_limit(raw[0], owners.ptr)
+    bev = BufferEvent.from_ptr(raw[0])
+    bev.set_rate_limit(both(10, 10, 0.05))
+    bev.write(b"x" * 30)
+    run_until(lambda: not bev.output)
+    bev.close()
 
 
 def test_what_a_pairs_limits_are(base: EventBase) -> None:

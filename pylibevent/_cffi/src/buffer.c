@@ -563,13 +563,13 @@ static ssize_t move_locked(struct pyle_buf *dst, struct pyle_buf *src,
         src->moving += half;
         rc = how(dst->buf, src->buf, n);
         src->moving -= half;
-        rc = pyle_buf_leave(&s, rc < 0 ? pyle_failed() : rc);
+        rc = pyle_buf_leave(&s, rc == -1 ? pyle_failed() : rc);
     }
     return pyle_buf_leave(&d, rc);
 }
 
-static ssize_t move(struct pyle_buf *dst, struct pyle_buf *src,
-                    ssize_t (*how)(struct evbuffer *, struct evbuffer *, size_t), size_t n)
+ssize_t pyle_buf_move(struct pyle_buf *dst, struct pyle_buf *src,
+                      ssize_t (*how)(struct evbuffer *, struct evbuffer *, size_t), size_t n)
 {
     struct pyle_bev *pv[2] = {dst->kept, src->kept};
     struct pyle_use use[2];
@@ -601,17 +601,17 @@ static ssize_t move(struct pyle_buf *dst, struct pyle_buf *src,
 
 int pyle_buf_add_buffer(struct pyle_buf *dst, struct pyle_buf *src)
 {
-    return (int)move(dst, src, move_add, 0);
+    return (int)pyle_buf_move(dst, src, move_add, 0);
 }
 
 int pyle_buf_prepend_buffer(struct pyle_buf *dst, struct pyle_buf *src)
 {
-    return (int)move(dst, src, move_prepend, 0);
+    return (int)pyle_buf_move(dst, src, move_prepend, 0);
 }
 
 ssize_t pyle_buf_remove_buffer(struct pyle_buf *src, struct pyle_buf *dst, size_t n)
 {
-    return move(dst, src, move_part, n);
+    return pyle_buf_move(dst, src, move_part, n);
 }
 
 /* ---- memory and files of others ---- */

@@ -419,9 +419,12 @@ static void set_limit_ref(struct pyle_bev *pv, struct pyle_limit *limit)
 
 static int set_limit(struct pyle_bev *pv, struct bufferevent *bev, struct pyle_limit *limit)
 {
-    int rc, ticks_change = limit && pv->limit && limit != pv->limit &&
-                           (limit->msec != pv->limit->msec || limit->msec == 0);
+    const struct ev_token_bucket_cfg *old = bufferevent_get_token_bucket_cfg(bev);
+    int known = pv->limit && pv->limit->cfg == old && pv->limit->msec > 0;
+    int ticks_change = limit && old && old != limit->cfg && /* or may */
+                       !(known && pv->limit->msec == limit->msec);
     ssize_t read = 0, written = 0, now;
+    int rc;
 
     if (ticks_change) { /* as in pyle_group_set_cfg: start anew with what was left */
         read = bufferevent_get_read_limit(bev);
@@ -552,7 +555,9 @@ int pyle_bev_set_max_single(struct pyle_bev *pv, int write, int n)
  * limit until the loop has finalized the bufferevent. */
 void pyle_bev_unlimit(struct pyle_bev *pv, struct bufferevent *bev)
 {
-    bufferevent_set_rate_limit(bev, NULL);
+    if (!pv->borrowed || /* else a limit that is not ours stays */
+        (pv->limit && bufferevent_get_token_bucket_cfg(bev) == pv->limit->cfg))
+        bufferevent_set_rate_limit(bev, NULL);
     set_limit_ref(pv, NULL);
     leave_group(pv, bev);
 }
