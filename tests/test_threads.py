@@ -640,6 +640,27 @@ def test_close_of_the_base_while_eight_threads_use_it(switch_often: None) -> Non
         assert base.closed
 
 
+def test_delete_after_another_thread_has_closed_the_base(base: EventBase) -> None:
+    """The base still has the event, and takes it off before its memory goes (use after free)."""
+    refused: list[ClosedError] = []
+
+    def callback() -> None:
+        event = Timer(base, nothing, persist=True)
+        event.add(0.001)
+        event.active(EV_TIMEOUT)
+        closer = threading.Thread(target=base.close)  # the loop runs: it will free the base
+        closer.start()
+        closer.join()
+        with pytest.raises(ClosedError) as raised:
+            event.delete()
+        refused.append(raised.value)
+
+    Timer(base, callback).add(0)
+    base.dispatch()
+    assert base.closed
+    assert len(refused) == 1
+
+
 # ---- what belongs to the loop's thread ----
 
 
