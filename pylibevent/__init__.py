@@ -102,6 +102,7 @@ from .event import (
     version,
 )
 from .listener import Listener
+from .ratelimit import RateLimitGroup, TokenBucketConfig
 
 __all__ = [
     "BEV_ERROR",
@@ -189,8 +190,10 @@ __all__ = [
     "MethodFeatures",
     "MonotonicFlags",
     "PtrHow",
+    "RateLimitGroup",
     "Signal",
     "Timer",
+    "TokenBucketConfig",
     "TriggerOptions",
     "__version__",
     "enable_debug_logging",

@@ -40,6 +40,7 @@ from .constants import (
 )
 from .errors import CLOSED, RANGE, fail, os_error
 from .event import EventBase
+from .ratelimit import RateLimitGroup, TokenBucketConfig, _amount, _set_or_fail
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -65,6 +66,7 @@ class BufferEvent(Handle):
     __slots__ = (
         "_args",
         "_base",
+        "_cfg",
         "_error",
         "_event",
         "_input",
@@ -77,6 +79,7 @@ class BufferEvent(Handle):
 
     _args: tuple[Any, ...]
     _base: EventBase
+    _cfg: TokenBucketConfig | None
     _error: int
     _event: Callback | None
     _input: EvBuffer | None
@@ -101,6 +104,7 @@ class BufferEvent(Handle):
         self._args = ()
         self._read = self._write = self._event = None
         self._input = self._output = self._partner = None
+        self._cfg = None
         self._error = 0
         ptr = lib.pyle_bev_new(base._ptr, self._token)
         if not ptr:
@@ -269,6 +273,7 @@ class BufferEvent(Handle):
     def _forget(self) -> None:
         self._read = self._write = self._event = None
         self._args = ()
+        self._cfg = None
         partner, self._partner = self._partner, None
         if partner is not None:
             partner._partner = None
@@ -513,6 +518,98 @@ class BufferEvent(Handle):
             yield self
         finally:
             self._check(lib.pyle_bev_unlock(self._ptr), "bufferevent_unlock")
+
+    # ---- rate limits (sockets only: ValueError for one of a pair) ----
+
+    def set_rate_limit(self, cfg: TokenBucketConfig | None) -> None:
+        """Limits how much it reads and writes in a tick; None: no more
+        (bufferevent_set_rate_limit). Another limit starts with what is left of this one."""
+        if cfg is not None and not isinstance(cfg, TokenBucketConfig):
+            raise TypeError(f"cfg must be a TokenBucketConfig or None, not {type(cfg).__name__}")
+        limit = ffi.NULL if cfg is None else cfg._ptr
+        _set_or_fail(lib.pyle_bev_set_rate_limit(self._ptr, limit), "bufferevent_set_rate_limit")
+        self._cfg = cfg
+
+    @property
+    def token_bucket_cfg(self) -> TokenBucketConfig | None:
+        """The limit that is set, or None (bufferevent_get_token_bucket_cfg)."""
+        rc = lib.pyle_bev_has_rate_limit(self._ptr)
+        return self._cfg if self._check(rc, "bufferevent_get_token_bucket_cfg") else None
+
+    def add_to_rate_limit_group(self, group: RateLimitGroup) -> None:
+        """Joins a group of the same base, and leaves the one it is in
+        (bufferevent_add_to_rate_limit_group). A limit of its own holds as well."""
+        if not isinstance(group, RateLimitGroup):
+            raise TypeError(f"group must be a RateLimitGroup, not {type(group).__name__}")
+        if group.base is not self._base:
+            raise ValueError("the group belongs to another base")
+        rc = lib.pyle_bev_add_to_group(self._ptr, group._ptr)
+        _set_or_fail(rc, "bufferevent_add_to_rate_limit_group")
+
+    def remove_from_rate_limit_group(self) -> None:
+        """Leaves its group, if it is in one (bufferevent_remove_from_rate_limit_group)."""
+        rc = lib.pyle_bev_remove_from_group(self._ptr)
+        _set_or_fail(rc, "bufferevent_remove_from_rate_limit_group")
+
+    def _limit(self, which: int, function: str) -> int:
+        out = ffi.new("long long *")
+        self._check(lib.pyle_bev_limit(self._ptr, which, out), function)
+        return int(out[0])
+
+    @property
+    def read_limit(self) -> int:
+        """The bytes that its own limit lets it read now, below 0 if it is in debt; if it has
+        none, EV_RATE_LIMIT_MAX (bufferevent_get_read_limit)."""
+        return self._limit(lib.PYLE_LIMIT_READ, "bufferevent_get_read_limit")
+
+    @property
+    def write_limit(self) -> int:
+        """The same for writing (bufferevent_get_write_limit)."""
+        return self._limit(lib.PYLE_LIMIT_WRITE, "bufferevent_get_write_limit")
+
+    @property
+    def max_to_read(self) -> int:
+        """The bytes it would read now at most, by its limit, its share of the group's and, without
+        a limit of its own, `max_single_read` (bufferevent_get_max_to_read)."""
+        return self._limit(lib.PYLE_LIMIT_MAX_TO_READ, "bufferevent_get_max_to_read")
+
+    @property
+    def max_to_write(self) -> int:
+        """The same for writing (bufferevent_get_max_to_write)."""
+        return self._limit(lib.PYLE_LIMIT_MAX_TO_WRITE, "bufferevent_get_max_to_write")
+
+    def decrement_read_limit(self, n: int) -> None:
+        """Takes n bytes off its own limit, or gives -n back, up to the burst, for what was read
+        by other means (bufferevent_decrement_read_limit). LibeventError if it has no limit."""
+        rc = lib.pyle_bev_decrement(self._ptr, 0, _amount(n))
+        _set_or_fail(rc, "bufferevent_decrement_read_limit")
+
+    def decrement_write_limit(self, n: int) -> None:
+        """The same for writing (bufferevent_decrement_write_limit)."""
+        rc = lib.pyle_bev_decrement(self._ptr, 1, _amount(n))
+        _set_or_fail(rc, "bufferevent_decrement_write_limit")
+
+    @property
+    def max_single_read(self) -> int:
+        """The most bytes to read at a time; 0 sets the default, 16384. Not looked at while it has
+        a limit of its own (bufferevent_get_max_single_read, bufferevent_set_max_single_read)."""
+        return self._limit(lib.PYLE_LIMIT_MAX_SINGLE_READ, "bufferevent_get_max_single_read")
+
+    @max_single_read.setter
+    def max_single_read(self, n: int) -> None:
+        rc = lib.pyle_bev_set_max_single(self._ptr, 0, integer(n, "max_single_read"))
+        _set_or_fail(rc, "bufferevent_set_max_single_read")
+
+    @property
+    def max_single_write(self) -> int:
+        """The same for writing (bufferevent_get_max_single_write,
+        bufferevent_set_max_single_write)."""
+        return self._limit(lib.PYLE_LIMIT_MAX_SINGLE_WRITE, "bufferevent_get_max_single_write")
+
+    @max_single_write.setter
+    def max_single_write(self, n: int) -> None:
+        rc = lib.pyle_bev_set_max_single(self._ptr, 1, integer(n, "max_single_write"))
+        _set_or_fail(rc, "bufferevent_set_max_single_write")
 
 
 class _Filter(BufferEvent):

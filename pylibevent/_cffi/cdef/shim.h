@@ -6,6 +6,8 @@ struct pyle_event;
 struct pyle_buf;
 struct pyle_bev;
 struct pyle_listener;
+struct pyle_limit;
+struct pyle_group;
 
 /* ---- base.c ---- */
 int pyle_init(void);
@@ -175,6 +177,39 @@ int pyle_bev_lock(struct pyle_bev *);
 int pyle_bev_unlock(struct pyle_bev *);
 
 #define PYLE_FILTER_RESULT 16 /* and a BEV_*: what pyle_py_bev_filter answers */
+
+/* ---- ratelimit.c ---- */
+struct pyle_limit *pyle_limit_new(size_t read_rate, size_t read_burst, size_t write_rate,
+                                  size_t write_burst, int msec); /* NULL: no memory */
+struct pyle_limit *pyle_limit_borrow(struct ev_token_bucket_cfg *); /* NULL: no memory */
+void pyle_limit_unref(struct pyle_limit *);
+struct ev_token_bucket_cfg *pyle_limit_ptr(struct pyle_limit *);
+struct pyle_group *pyle_group_new(struct pyle_base *);         /* NULL: no memory */
+void pyle_group_unref(struct pyle_group *);
+int pyle_group_open(struct pyle_group *, struct pyle_limit *);
+int pyle_group_close(struct pyle_group *);
+struct bufferevent_rate_limit_group *pyle_group_ptr(struct pyle_group *); /* NULL once closed */
+int pyle_group_set_cfg(struct pyle_group *, struct pyle_limit *);
+int pyle_group_set_min_share(struct pyle_group *, size_t share);
+int pyle_group_limit(struct pyle_group *, int write, long long *out);
+int pyle_group_decrement(struct pyle_group *, int write, long long n);
+int pyle_group_get_totals(struct pyle_group *, unsigned long long *out); /* 2: read, written */
+int pyle_group_reset_totals(struct pyle_group *);
+/* Of a pair, what sets something is PYLE_UNABLE. */
+int pyle_bev_set_rate_limit(struct pyle_bev *, struct pyle_limit *); /* NULL: none */
+int pyle_bev_has_rate_limit(struct pyle_bev *);
+int pyle_bev_add_to_group(struct pyle_bev *, struct pyle_group *);
+int pyle_bev_remove_from_group(struct pyle_bev *);
+int pyle_bev_limit(struct pyle_bev *, int which, long long *out); /* a PYLE_LIMIT_* */
+int pyle_bev_decrement(struct pyle_bev *, int write, long long n); /* PYLE_NONE: no limit is set */
+int pyle_bev_set_max_single(struct pyle_bev *, int write, int n);
+
+#define PYLE_LIMIT_READ 0
+#define PYLE_LIMIT_WRITE 1
+#define PYLE_LIMIT_MAX_TO_READ 2
+#define PYLE_LIMIT_MAX_TO_WRITE 3
+#define PYLE_LIMIT_MAX_SINGLE_READ 4
+#define PYLE_LIMIT_MAX_SINGLE_WRITE 5
 
 /* ---- listener.c ---- */
 struct pyle_listener *pyle_listener_new(struct pyle_base *, long long token); /* NULL: no memory */

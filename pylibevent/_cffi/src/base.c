@@ -266,6 +266,7 @@ static void do_chores(struct pyle_base *pb)
         pyle_listener_free(pl);
         pl = next;
     }
+    pyle_groups_sweep(pb, 0);
 }
 
 /* Those that were held back go on; on a closed base they are just let go of. */
@@ -531,6 +532,7 @@ int pyle_base_free(struct pyle_base *pb)
         }
     }
     pthread_mutex_unlock(&pb->lock);
+    pyle_groups_sweep(pb, 1);
     if (!base)
         return 0;
     do_chores(pb);

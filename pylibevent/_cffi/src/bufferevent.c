@@ -25,6 +25,7 @@ struct pyle_bev *pyle_bev_new(struct pyle_base *pb, long long token)
 
 void pyle_bev_free(struct pyle_bev *pv)
 {
+    pyle_bev_forget_limits(pv);
     if (pv->under)
         pyle_bev_unref(pv->under);
     pyle_base_unref(pv->pb);
@@ -97,6 +98,11 @@ static int begin(struct pyle_bev *pv, struct pyle_use *u, int closing)
 int pyle_bev_begin(struct pyle_bev *pv, struct pyle_use *u)
 {
     return begin(pv, u, 0);
+}
+
+int pyle_bev_begin_to_close(struct pyle_bev *pv, struct pyle_use *u)
+{
+    return begin(pv, u, 1);
 }
 
 void pyle_bev_end(struct pyle_bev *pv, struct pyle_use *u)
@@ -290,6 +296,7 @@ static int must_linger(struct pyle_bev *pv, struct bufferevent *bev)
     pv->finishing = 3;
     pv->discard = 1 << 18;
     evbuffer_drain(input, evbuffer_get_length(input));
+    pyle_bev_unlimit(pv, bev);
     bufferevent_setcb(bev, on_discard, NULL, on_bev_event, pv);
     bufferevent_setwatermark(bev, EV_READ, 0, 0);
     bufferevent_set_timeouts(bev, &patience, NULL);
@@ -606,6 +613,7 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
         bufferevent_setcb(bev, NULL, NULL, NULL, NULL);
         bufferevent_disable(bev, EV_READ | EV_WRITE);
     }
+    pyle_bev_unlimit(pv, bev);
     if (pv->is_socket && !pv->borrowed && !pyle_elsewhere(pv->pb)) {
         /* libevent closes the descriptor when the loop comes round; the peer should know now.
          * (With the loop in another thread, that thread may be about to read from it.) */

@@ -52,6 +52,7 @@ enum pyle_answer { PYLE_RETRY = 0, PYLE_DONE = 1, PYLE_ERROR = 2, PYLE_HANDLED =
 enum pyle_kind { PYLE_EVENT, PYLE_TIMER, PYLE_SIGNAL };
 
 struct pyle_bev;
+struct pyle_group;
 struct pyle_listener;
 
 struct pyle_base {
@@ -81,6 +82,7 @@ struct pyle_base {
     struct pyle_bev *bev_grave;           /* closed elsewhere; freed by the loop's thread */
     struct pyle_listener *listener_grave;
     struct pyle_bev *bev_resume;          /* held back, and perhaps no more */
+    struct pyle_group *groups;            /* those that are open */
     struct pyle_listener *paused;         /* switched off until the exception has left the loop */
     struct pyle_base *next_to_free;       /* when the call that this thread is in is over */
     int freeing;
@@ -147,8 +149,29 @@ struct pyle_bev {
     int borrowed;              /* bev is somebody else's; we have a reference */
     int has_callbacks;         /* ours are set in it */
     struct pyle_buf *input, *output;
+    struct pyle_limit *limit;  /* counted, or NULL */
+    struct pyle_group *group;  /* the same */
+    struct pyle_bev *next_member, **to_member; /* in the group; under the base's lock */
     struct pyle_bev *next;
     int queued;
+};
+
+struct pyle_limit {
+    struct ev_token_bucket_cfg *cfg;
+    ssize_t burst[2];          /* for reading, for writing */
+    int msec;                  /* of a tick; 0: not known */
+    int owned;
+    int refs;
+};
+
+struct pyle_group {
+    struct bufferevent_rate_limit_group *group; /* NULL once closed */
+    struct pyle_base *pb;
+    struct pyle_bev *members;
+    ssize_t burst[2];          /* as in pyle_limit */
+    int msec;
+    int refs;                  /* the handle's, and one for each member; under the base's lock */
+    struct pyle_group *next, **to_this; /* on pb->groups while open */
 };
 
 struct pyle_listener {
@@ -221,11 +244,17 @@ extern int pyle_pins_waiting;
 
 /* bufferevent.c */
 int pyle_bev_begin(struct pyle_bev *pv, struct pyle_use *u);
+int pyle_bev_begin_to_close(struct pyle_bev *pv, struct pyle_use *u);
 void pyle_bev_end(struct pyle_bev *pv, struct pyle_use *u);
 void pyle_bev_hold(struct pyle_bev *pv, struct bufferevent *bev, short what);
 void pyle_bev_resume(struct pyle_bev *pv);
 void pyle_bev_resume_soon(struct pyle_bev *pv);
 void pyle_bev_free(struct pyle_bev *pv);
+
+/* ratelimit.c */
+void pyle_groups_sweep(struct pyle_base *pb, int all);
+void pyle_bev_unlimit(struct pyle_bev *pv, struct bufferevent *bev);
+void pyle_bev_forget_limits(struct pyle_bev *pv);
 
 /* event.c, buffer.c, log.c: the locks of their own, around fork() */
 void pyle_signal_lock(int on);
