@@ -570,7 +570,7 @@ class EventBase(Handle):
         memory = lib.pyle_base_dump(self._ptr, length, rc)
         if not memory:
             self._check(rc[0], "event_base_dump_events")
-        text = ffi.unpack(ffi.gc(memory, lib.pyle_free), length[0])
+        text = ffi.unpack(ffi.gc(memory, lib.free), length[0])
         (sys.stderr if file is None else file).write(text.decode())
 
     def once(

@@ -42,14 +42,15 @@ class TokenBucketConfig(Handle):
         """
         self._first_init()
         values = read_rate, read_burst, write_rate, write_burst
-        numbers = [_rate(value) for value in values]
-        for name, i in ("read", 0), ("write", 2):
-            if numbers[i + 1] < numbers[i]:
-                raise ValueError(f"{name}_burst must not be less than {name}_rate")
+        r_rate, r_burst, w_rate, w_burst = (_rate(value) for value in values)
+        if r_burst < r_rate or w_burst < w_rate:
+            name = "read" if r_burst < r_rate else "write"
+            raise ValueError(f"{name}_burst must not be less than {name}_rate")
         msec = int(round((1.0 if tick is None else seconds(tick)) * 1000, 3))
         if not 1 <= msec <= _MOST_MSEC:
             raise ValueError(f"tick must be from 0.001 to {_MOST_MSEC // 1000} s, not {tick!r}")
-        self._start(lib.pyle_limit_new(*numbers, msec), values, msec / 1000)
+        ptr = lib.pyle_limit_new(r_rate, r_burst, w_rate, w_burst, msec)
+        self._start(ptr, values, msec / 1000)
 
     def _start(self, ptr: Any, values: tuple[int | None, ...], tick: float) -> None:
         if not ptr:
@@ -78,7 +79,7 @@ class TokenBucketConfig(Handle):
         return False
 
     def close(self) -> None:
-        """Does nothing: see `closed`."""
+        """Does nothing: it is freed (ev_token_bucket_cfg_free) with the last thing that uses it."""
 
     def _value(self, i: int) -> int | None:
         if not self._values:
@@ -87,27 +88,27 @@ class TokenBucketConfig(Handle):
 
     @property
     def read_rate(self) -> int | None:
-        """Bytes to read that each tick adds; None: no limit."""
+        """Bytes to read that each tick adds; None: no limit (ev_token_bucket_cfg_new)."""
         return self._value(0)
 
     @property
     def read_burst(self) -> int | None:
-        """How many of them may add up; None: no limit."""
+        """How many of them may add up; None: no limit (ev_token_bucket_cfg_new)."""
         return self._value(1)
 
     @property
     def write_rate(self) -> int | None:
-        """Bytes to write that each tick adds; None: no limit."""
+        """Bytes to write that each tick adds; None: no limit (ev_token_bucket_cfg_new)."""
         return self._value(2)
 
     @property
     def write_burst(self) -> int | None:
-        """How many of them may add up; None: no limit."""
+        """How many of them may add up; None: no limit (ev_token_bucket_cfg_new)."""
         return self._value(3)
 
     @property
     def tick(self) -> float:
-        """The seconds of a tick, in whole milliseconds."""
+        """The seconds of a tick, in whole milliseconds (ev_token_bucket_cfg_new)."""
         self._value(0)
         return self._tick
 
@@ -153,7 +154,7 @@ class RateLimitGroup(Handle):
 
     @property
     def base(self) -> EventBase:
-        """The base it belongs to."""
+        """The base it belongs to (bufferevent_rate_limit_group_new)."""
         return self._base
 
     def close(self) -> None:

@@ -52,7 +52,7 @@ def test_evbuffer_readline_gives_memory_to_be_freed(buffer: Any) -> None:
     lib.evbuffer_add(buffer, b"one\r\ntwo", 8)
     line = lib.evbuffer_readline(buffer)
     assert ffi.string(line) == b"one"
-    lib.pyle_free(line)
+    lib.free(line)
     assert lib.evbuffer_readline(buffer) == ffi.NULL
     assert lib.EVBUFFER_LENGTH(buffer) == 3
 

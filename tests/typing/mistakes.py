@@ -18,8 +18,10 @@ from pylibevent import (
     EventConfig,
     EventFlags,
     Listener,
+    RateLimitGroup,
     Signal,
     Timer,
+    TokenBucketConfig,
     ffi,
     lib,
     tag,
@@ -106,6 +108,15 @@ def util_and_tag(buffer: EvBuffer) -> None:
     tag.marshal(buffer, 1, "text")  # type: ignore[arg-type]
     tag.marshal_string(buffer, 1, b"bytes")  # type: ignore[arg-type]
     tag.unmarshal_int(buffer)  # type: ignore[call-arg]
+
+
+def rate_limits(base: EventBase, bev: BufferEvent, config: TokenBucketConfig) -> None:
+    TokenBucketConfig("1000")  # type: ignore[arg-type]
+    bev.set_rate_limit(1000)  # type: ignore[arg-type]
+    bev.add_to_rate_limit_group(config)  # type: ignore[arg-type]
+    bev.read_limit = 1  # type: ignore[misc]
+    RateLimitGroup(config, base)  # type: ignore[arg-type]
+    RateLimitGroup(base, config).get_totals() + 1  # type: ignore[operator]
 
 
 def the_raw_layer(base: EventBase) -> None:

@@ -63,8 +63,10 @@ from pylibevent import (
     MethodFeatures,
     MonotonicFlags,
     PtrHow,
+    RateLimitGroup,
     Signal,
     Timer,
+    TokenBucketConfig,
     TriggerOptions,
     ffi,
     lib,
@@ -241,6 +243,24 @@ def use_bufferevent_filter() -> None:
         base.loop(EVLOOP_NONBLOCK)
         underlying: BufferEvent | None = filtered.underlying
         print(underlying)
+
+
+def use_rate_limits() -> None:
+    config = TokenBucketConfig(1000, 2000, write_rate=500, write_burst=500, tick=0.1)
+    rate: int | None = config.read_rate
+    with EventBase() as base, RateLimitGroup(base, config) as group:
+        bev = BufferEvent.socket(base)
+        bev.set_rate_limit(config)
+        bev.add_to_rate_limit_group(group)
+        left: int = bev.read_limit + bev.max_to_write + group.write_limit
+        read, written = group.get_totals()
+        bev.max_single_read = bev.max_single_write + 1
+        bev.decrement_read_limit(10)
+        group.set_min_share(64)
+        bev.remove_from_rate_limit_group()
+        bev.set_rate_limit(None)
+        limit: TokenBucketConfig | None = bev.token_bucket_cfg
+        print(rate, left, read + written, limit)
 
 
 def use_callbacks_of_every_kind() -> None:

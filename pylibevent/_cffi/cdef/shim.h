@@ -15,7 +15,6 @@ void pyle_before_fork(void);
 void pyle_after_fork(int in_child);
 void pyle_set_exiting(void);
 int pyle_outermost(void);                               /* no loop and no call up the stack */
-void pyle_free(void *);
 int pyle_raised(void);                                  /* behind a PYLE_RAISED: how many exceptions */
 
 struct pyle_base *pyle_base_new(int slot);              /* NULL: no memory */

@@ -879,11 +879,6 @@ char *pyle_base_dump(struct pyle_base *pb, size_t *length, int *rc)
     return file ? text : NULL;
 }
 
-void pyle_free(void *p)
-{
-    free(p);
-}
-
 int pyle_config_max_dispatch_interval(struct event_config *config, double seconds, int callbacks,
                                       int priority)
 {
