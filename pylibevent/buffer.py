@@ -159,7 +159,7 @@ class FileSegment(Handle):
     def from_ptr(cls, ptr: Any) -> FileSegment:
         """One that a C library has made and frees, not before this one is closed. It can be added
         only as a whole, and its cleanup callback stays the library's."""
-        if not ptr:
+        if ptr in (None, 0, ffi.NULL):
             raise ValueError("NULL is no struct evbuffer_file_segment")
         segment = cls.__new__(cls)
         segment._take(ptr)
@@ -245,7 +245,7 @@ class EvBuffer(Handle):
         thread without a lock, is not noticed here. Files that it has added by sendfile must not be
         read.
         """
-        if not ptr:
+        if ptr in (None, 0, ffi.NULL):
             raise ValueError("NULL is no struct evbuffer")
         struct = lib.pyle_buf_borrow(ptr)
         if not struct:
@@ -712,7 +712,7 @@ class EvBuffer(Handle):
 
 
 def _only(flags: int, allowed: int) -> int:
-    if integer(flags) & ~allowed:
+    if integer(flags) & ~int(allowed):
         raise ValueError(f"unknown flags, or not allowed here: {flags!r}")
     return flags
 

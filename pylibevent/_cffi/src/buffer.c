@@ -206,6 +206,8 @@ static int may_enter(struct pyle_buf *b, int changes)
         return PYLE_VIEWED;
     if (changes)
         b->n_reserved = 0;
+    if (b->has_file && evbuffer_get_length(b->buf) == 0)
+        b->has_file = 0;
     return 0;
 }
 
@@ -297,22 +299,13 @@ int pyle_buf_close(struct pyle_buf *b)
         return rc_;                                                    \
     return (int)pyle_buf_leave(&call_, (expression) < 0 ? pyle_failed() : 0)
 
-/* Nothing but sendfile ever sees the bytes of a file that was added to a socket's output; there
- * it stays. */
-static int in_memory(struct pyle_buf *b)
-{
-    if (b->has_file && evbuffer_get_length(b->buf) == 0)
-        b->has_file = 0;
-    return b->has_file ? PYLE_FILE : 0;
-}
-
+/* Nothing but sendfile ever sees the bytes of a file that was added to a buffer that drains to a
+ * descriptor, a socket's output for one; there it stays. */
 int pyle_buf_enter_to_read(struct pyle_call *c, struct pyle_buf *b, int changes)
 {
     int rc = pyle_buf_enter(c, b, changes);
 
-    if (rc == 0 && (rc = in_memory(b)) < 0)
-        rc = (int)pyle_buf_leave(c, rc);
-    return rc;
+    return rc == 0 && b->has_file ? (int)pyle_buf_leave(c, PYLE_FILE) : rc;
 }
 
 struct evbuffer *pyle_buf_ptr(struct pyle_buf *b)
@@ -1187,7 +1180,7 @@ int pyle_segment_cleanup(struct pyle_segment *s, long long id)
 
 static int add_segment(struct pyle_buf *b, struct pyle_segment *s, long long offset, long long length)
 {
-    int by_sendfile = s->sendfile && (b->drains || b->borrowed);
+    int by_sendfile = s->sendfile && (b->drains || b->borrowed), had_file = b->has_file;
     void *room;
 
     if (s->borrowed ? offset != 0 || length >= 0
@@ -1205,8 +1198,10 @@ static int add_segment(struct pyle_buf *b, struct pyle_segment *s, long long off
             return PYLE_NOMEM;
         free(room);
     }
+    b->has_file |= by_sendfile; /* before any callback can look */
     if (evbuffer_add_file_segment(b->buf, s->seg, offset, length) < 0) {
         int rc = pyle_failed();
+        b->has_file = had_file;
         if (errno == ENOMEM && !s->borrowed) { /* freed, perhaps */
             pthread_mutex_lock(&pins_lock);
             s->borrowed = 1;
@@ -1216,8 +1211,6 @@ static int add_segment(struct pyle_buf *b, struct pyle_segment *s, long long off
         }
         return rc;
     }
-    if (by_sendfile)
-        b->has_file = 1;
     return 0;
 }
 
