@@ -207,9 +207,9 @@ class EvBuffer(Handle):
     moving what lies between.
 
     `len(buf)`, `bytes(buf)`, `buf == other` and `what in buf` work. One thread at a time may use
-    it (RuntimeError otherwise), except a buffer of a BEV_OPT_THREADSAFE bufferevent. While a
-    memoryview of it is out it cannot change (BufferError), and the bufferevent whose buffer it is
-    waits. A buffer of a bufferevent ends with that (ClosedError).
+    it (RuntimeError otherwise), unless it has a lock: `enable_locking()`, or BEV_OPT_THREADSAFE for
+    a bufferevent's. While a memoryview of it is out it cannot change (BufferError), and the
+    bufferevent whose buffer it is waits. A buffer of a bufferevent ends with that (ClosedError).
     """
 
     __slots__ = ("_callbacks", "_deferred", "_reserved", "_token")

@@ -2087,6 +2087,16 @@ def test_a_borrowed_buffer_has_no_callbacks_of_ours_left(raw: Any, end: str) -> 
     assert lib.evbuffer_remove_cb(raw, ffi.NULL, ffi.NULL) == -1
 
 
+@pytest.mark.parametrize("locked", [False, True])
+def test_closing_in_a_callback_of_a_change_that_c_code_makes(locked: bool) -> None:
+    buf = EvBuffer(b"text")
+    if locked:
+        buf.enable_locking()
+    buf.add_cb(lambda b, *_change: b.close())
+    assert lib.evbuffer_add(buf.ptr, b"x" * 10_000, 10_000) == 0
+    assert buf.closed
+
+
 def test_a_borrowed_buffer_takes_and_gives_like_any_other(
     raw: Any, buf: EvBuffer, file: BinaryIO
 ) -> None:

@@ -3,6 +3,7 @@
  * a BEV_OPT_THREADSAFE bufferevent take its lock. No call frees what it is in the middle of. */
 #include "pyle.h"
 
+#include <limits.h>
 #include <search.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -183,14 +184,21 @@ static int begin_locked(struct pyle_buf *b)
     return rc;
 }
 
+static void count_inside(struct pyle_buf *b, int n)
+{
+    if (!b->locking)
+        return;
+    pthread_mutex_lock(&pins_lock);
+    b->inside += n;
+    pthread_mutex_unlock(&pins_lock);
+}
+
 static void end_locked(struct pyle_buf *b)
 {
     if (b->lock_gen != pyle_fork_gen)
         return; /* forked in between: not ours any more */
     evbuffer_unlock(b->buf);
-    pthread_mutex_lock(&pins_lock);
-    --b->inside;
-    pthread_mutex_unlock(&pins_lock);
+    count_inside(b, -1);
     free_if_done(b);
 }
 
@@ -392,7 +400,10 @@ ssize_t pyle_buf_remove(struct pyle_buf *b, void *out, size_t n)
 
     if (rc < 0)
         return rc;
-    rc = evbuffer_remove(b->buf, out, n);
+    if (n <= INT_MAX)
+        rc = evbuffer_remove(b->buf, out, n);
+    else if ((rc = copy_range(b->buf, 0, out, n)) > 0 && evbuffer_drain(b->buf, (size_t)rc) < 0)
+        rc = -1;
     return pyle_buf_leave(&c, rc < 0 ? pyle_failed() : rc);
 }
 
@@ -706,7 +717,10 @@ static ssize_t move_prepend(struct evbuffer *dst, struct evbuffer *src, size_t n
 
 static ssize_t move_part(struct evbuffer *dst, struct evbuffer *src, size_t n)
 {
-    return evbuffer_remove_buffer(src, dst, n);
+    size_t length = evbuffer_get_length(src), moved = n < length ? n : length;
+    int rc = evbuffer_remove_buffer(src, dst, n);
+
+    return rc == (int)moved ? (ssize_t)moved : rc; /* beyond 2 GiB an int does not hold it */
 }
 
 /* Bytes in several buffers. libevent's own way (evbuffer_add_buffer_reference) keeps the source
@@ -793,7 +807,8 @@ static struct share *new_share(struct evbuffer *src, struct evbuffer *mine,
     s->data = piece->iov_base;
     s->n = piece->iov_len;
     s->refs = 2;
-    if (evbuffer_remove_buffer(src, s->chain, s->n) < 0 ||
+    evbuffer_remove_buffer(src, s->chain, s->n); /* its answer is an int, too small */
+    if (evbuffer_get_length(s->chain) != s->n ||
         evbuffer_add_reference(mine, s->data, s->n, let_go_of_share, s) < 0) {
         evbuffer_prepend_buffer(src, s->chain);
         evbuffer_free(s->chain);
@@ -1536,6 +1551,7 @@ static void on_change(struct evbuffer *buf, const struct evbuffer_cb_info *info,
         return;
     __atomic_add_fetch(&b->refs, 1, __ATOMIC_RELAXED);
     ++b->depth;
+    count_inside(b, 1); /* a change that C code makes, perhaps: no call of ours is around it */
     if (b->deferred) {
         b->n_added += info->n_added;
         b->n_deleted += info->n_deleted;
@@ -1543,9 +1559,10 @@ static void on_change(struct evbuffer *buf, const struct evbuffer_cb_info *info,
     } else {
         call_now(b, info);
     }
+    count_inside(b, -1);
     --b->depth;
-    if (b->borrowed && !b->locking)
-        free_if_done(b); /* a change of the C library's: no leave() follows */
+    if (b->borrowed)
+        free_if_done(b); /* no leave() follows, perhaps */
     unclaim(b);
     if (pb && b->owner)
         pyle_after(pb);
