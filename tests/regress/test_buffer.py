@@ -8,6 +8,9 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -2142,6 +2145,59 @@ def test_other_pointers_are_not_borrowed(buf: EvBuffer, base: EventBase) -> None
             EvBuffer.from_ptr(bad)
 
 
+# ---- the end of the program ----
+
+AT_EXIT = {
+    "a deferred call waits": """
+        base, buf = EventBase(), EvBuffer()
+        buf.add_cb(lambda *_: print("called"))
+        buf.defer_callbacks(base)
+        buf.add(b"x")
+        atexit.register(base.close)
+    """,
+    "a cleanup waits": """
+        segment, buf = FileSegment(open(sys.argv[0], "rb")), EvBuffer()
+        segment.add_cleanup_cb(print, "called")
+        buf.add_file_segment(segment)
+    """,
+    "room is reserved": """
+        buf = EvBuffer(b"x")
+        views = buf.reserve_space(100)
+        part = views[0][:10]
+    """,
+    "memory is shared": """
+        one, two = EvBuffer(b"x" * 5000), EvBuffer()
+        two.add_buffer_reference(one)
+    """,
+    "a daemon thread has the lock": """
+        buf, locked = EvBuffer(), threading.Event()
+        buf.enable_locking()
+        buf.add_cb(lambda *_: locked.set())
+
+        def hold():
+            with buf.lock():
+                while True:
+                    buf.add(b"x")
+                    buf.drain(1)
+
+        threading.Thread(target=hold, daemon=True).start()
+        locked.wait()
+    """,
+}
+
+
+@pytest.mark.parametrize("what", AT_EXIT)
+def test_the_program_ends_in_peace_while(what: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    imports = "import atexit, sys, threading\nfrom pylibevent import *\n"
+    script.write_text(imports + textwrap.dedent(AT_EXIT[what]))
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=SOON, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout in ("", "called\n" if what == "a cleanup waits" else "")
+
+
 # ---- after close ----
 
 
@@ -2155,6 +2211,7 @@ def test_other_pointers_are_not_borrowed(buf: EvBuffer, base: EventBase) -> None
         lambda buf, base: EvBuffer().add_buffer_reference(buf),
         lambda buf, base: buf.defer_callbacks(base),
         lambda buf, base: buf.enable_locking(),
+        lambda buf, base: buf.lock().__enter__(),
         lambda buf, base: buf.set_flags(EVBUFFER_FLAG_DRAINS_TO_FD),
         lambda buf, base: buf.clear_flags(EVBUFFER_FLAG_DRAINS_TO_FD),
     ],

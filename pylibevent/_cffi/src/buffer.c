@@ -1338,6 +1338,8 @@ int pyle_buf_lock(struct pyle_buf *b)
 
     if (b->kept)
         return b->kept->options & BEV_OPT_THREADSAFE ? pyle_bev_lock(b->kept) : PYLE_UNABLE;
+    if (b->closing)
+        return PYLE_CLOSED;
     rc = b->locking ? begin_locked(b) : PYLE_UNABLE;
     if (rc == 0 && b->closing) { /* by the thread that had the lock before */
         end_locked(b);
