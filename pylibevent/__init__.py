@@ -6,11 +6,13 @@ each C struct, their methods named as the C functions less the prefix.
 
 from __future__ import annotations
 
+from . import tag, util
 from ._libevent import ffi, lib
 from ._version import __version__
 from .buffer import BufferPosition, CallbackEntry, EvBuffer, FileSegment
 from .bufferevent import BufferEvent
 from .constants import (
+    BEV_ERROR,
     BEV_EVENT_CONNECTED,
     BEV_EVENT_EOF,
     BEV_EVENT_ERROR,
@@ -19,7 +21,9 @@ from .constants import (
     BEV_EVENT_WRITING,
     BEV_FINISHED,
     BEV_FLUSH,
+    BEV_NEED_MORE,
     BEV_NORMAL,
+    BEV_OK,
     BEV_OPT_CLOSE_ON_FREE,
     BEV_OPT_DEFER_CALLBACKS,
     BEV_OPT_THREADSAFE,
@@ -33,6 +37,8 @@ from .constants import (
     EV_FEATURE_FDS,
     EV_FEATURE_O1,
     EV_FINALIZE,
+    EV_MONOT_FALLBACK,
+    EV_MONOT_PRECISE,
     EV_PERSIST,
     EV_READ,
     EV_SIGNAL,
@@ -81,10 +87,12 @@ from .constants import (
     EolStyle,
     EventFlags,
     FileSegmentFlags,
+    FilterResult,
     FlushMode,
     ListenerOptions,
     LoopFlags,
     MethodFeatures,
+    MonotonicFlags,
     PtrHow,
     TriggerOptions,
 )
@@ -93,8 +101,11 @@ from .event import (
     Event,
     EventBase,
     EventConfig,
+    EventInfo,
     Signal,
     Timer,
+    enable_debug_logging,
+    enable_debug_mode,
     header_version,
     supported_methods,
     version,
@@ -102,6 +113,7 @@ from .event import (
 from .listener import Listener
 
 __all__ = [
+    "BEV_ERROR",
     "BEV_EVENT_CONNECTED",
     "BEV_EVENT_EOF",
     "BEV_EVENT_ERROR",
@@ -110,7 +122,9 @@ __all__ = [
     "BEV_EVENT_WRITING",
     "BEV_FINISHED",
     "BEV_FLUSH",
+    "BEV_NEED_MORE",
     "BEV_NORMAL",
+    "BEV_OK",
     "BEV_OPT_CLOSE_ON_FREE",
     "BEV_OPT_DEFER_CALLBACKS",
     "BEV_OPT_THREADSAFE",
@@ -149,6 +163,8 @@ __all__ = [
     "EV_FEATURE_FDS",
     "EV_FEATURE_O1",
     "EV_FINALIZE",
+    "EV_MONOT_FALLBACK",
+    "EV_MONOT_PRECISE",
     "EV_PERSIST",
     "EV_READ",
     "EV_SIGNAL",
@@ -179,8 +195,10 @@ __all__ = [
     "EventBase",
     "EventConfig",
     "EventFlags",
+    "EventInfo",
     "FileSegment",
     "FileSegmentFlags",
+    "FilterResult",
     "FlushMode",
     "LibeventError",
     "LineTooLong",
@@ -188,14 +206,19 @@ __all__ = [
     "ListenerOptions",
     "LoopFlags",
     "MethodFeatures",
+    "MonotonicFlags",
     "PtrHow",
     "Signal",
     "Timer",
     "TriggerOptions",
     "__version__",
+    "enable_debug_logging",
+    "enable_debug_mode",
     "ffi",
     "header_version",
     "lib",
     "supported_methods",
+    "tag",
+    "util",
     "version",
 ]

@@ -116,3 +116,16 @@ def sockaddr(address: Address, family: int | None = None, passive: bool = False)
     if not length:
         raise ValueError(f"not an address: {address!r}")
     return out, length
+
+
+def pointer(ptr: Any, struct: str) -> Any:
+    """A `struct *` for from_ptr, of a pointer from this ffi or another one, or of an address."""
+    if isinstance(ptr, ffi.CData):
+        if ffi.typeof(ptr).cname not in (f"struct {struct} *", "void *"):
+            raise TypeError(f"expected a struct {struct} *, not {ptr!r}")
+    elif not isinstance(ptr, int):
+        raise TypeError(f"expected a struct {struct} *, not {type(ptr).__name__}")
+    found = ffi.cast(f"struct {struct} *", ptr)
+    if not found:
+        raise ValueError(f"NULL is no struct {struct} *")
+    return found

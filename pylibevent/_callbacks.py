@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ._libevent import ffi, lib
-from .constants import BUFFEREVENT_FLAGS, EVENT_FLAGS
+from .constants import BUFFEREVENT_FLAGS, EVENT_FLAGS, FilterResult, FlushMode
 from .errors import os_error, stash, unraisable
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ tables: list[dict[int, Any] | None] = []  # of the bases whose loop runs
 bases: weakref.WeakValueDictionary[int, EventBase] = weakref.WeakValueDictionary()
 buffers: weakref.WeakValueDictionary[int, EvBuffer] = weakref.WeakValueDictionary()
 pins: dict[int, Any] = {}  # what libevent was lent, and what waits for it to be done
+finalizing: dict[int, Any] = {}  # events that outlive their base's table
 log = logging.getLogger("libevent")
 
 
@@ -133,6 +134,33 @@ def signal(slot: int, token: int, signum: int, what: int, released: int) -> int:
 
 
 @callback
+def finalized(slot: int, token: int) -> int:
+    table = finalizing if token in finalizing else tables[slot] or table_of(slot)
+    source = table.get(token)
+    if source is None:
+        return DONE
+    released = entered = True  # noqa: F841
+    try:
+        source._finalized()
+        answer = DONE
+    except BaseException as exception:
+        answer = caught(exception, source)
+    if token in table:
+        del table[token]
+    return answer
+
+
+@callback
+def keep(slot: int) -> int:
+    base = bases.get(slot)
+    if base is None:
+        unraisable(stash.exceptions.pop())
+    else:
+        base._keep(1)
+    return DONE
+
+
+@callback
 def bev_read(slot: int, token: int) -> int:
     source = (tables[slot] or table_of(slot)).get(token)
     if source is None or (function := source._read) is None:
@@ -171,6 +199,29 @@ def bev_event(slot: int, token: int, what: int, error: int) -> int:
     except BaseException as exception:
         return caught(exception, source)
     return DONE
+
+
+_MODES = {int(mode): mode for mode in FlushMode}
+_RESULTS = {int(result) for result in FilterResult}
+
+
+@callback
+def bev_filter(slot: int, token: int, output: int, limit: int, mode: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE  # it was closed: as BEV_ERROR
+    entered = True  # noqa: F841
+    try:
+        under = source._underlying
+        if output:
+            result = source._output_filter(source.output, under.output, limit, _MODES[mode])
+        else:
+            result = source._input_filter(under.input, source.input, limit, _MODES[mode])
+        if result not in _RESULTS:
+            raise TypeError(f"a filter must return BEV_OK, BEV_NEED_MORE or BEV_ERROR: {result!r}")
+    except BaseException as exception:
+        return caught(exception, source)
+    return int(result + lib.PYLE_FILTER_RESULT)
 
 
 @callback

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from . import _callbacks as cb
-from ._args import MAX_SIZE, FileDescriptor, data, fileno, function, integer, size
+from ._args import MAX_SIZE, FileDescriptor, data, fileno, function, integer, pointer, size
 from ._handle import Handle
 from ._libevent import ffi, lib
 from .constants import (
@@ -159,10 +159,9 @@ class FileSegment(Handle):
     def from_ptr(cls, ptr: Any) -> FileSegment:
         """One that a C library has made and frees, not before this one is closed. It can be added
         only as a whole, and its cleanup callback stays the library's."""
-        if ptr in (None, 0, ffi.NULL):
-            raise ValueError("NULL is no struct evbuffer_file_segment")
+        found = pointer(ptr, "evbuffer_file_segment")
         segment = cls.__new__(cls)
-        segment._take(ptr)
+        segment._take(found)
         return segment
 
     @property
@@ -245,9 +244,7 @@ class EvBuffer(Handle):
         thread without a lock, is not noticed here. Files that it has added by sendfile must not be
         read.
         """
-        if ptr in (None, 0, ffi.NULL):
-            raise ValueError("NULL is no struct evbuffer")
-        struct = lib.pyle_buf_borrow(ptr)
+        struct = lib.pyle_buf_borrow(pointer(ptr, "evbuffer"))
         if not struct:
             raise MemoryError("evbuffer")
         return cls._of(struct)
@@ -671,7 +668,7 @@ class EvBuffer(Handle):
         self._check(lib.pyle_buf_defer(self._ptr, base._ptr), "evbuffer_defer_callbacks")
         self._deferred = base
 
-    def _close_with_base(self) -> None:
+    def _close_with_base(self, _token: int) -> None:
         """The base that waited to call the callbacks is closed; the buffer is not."""
 
     def set_flags(self, flags: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from socket import AF_INET, AF_INET6, AF_UNSPEC, gaierror
 from socket import socket as Socket
-from typing import Any
+from typing import Any, TypeVar
 
 from . import _callbacks as cb
 from ._args import (
@@ -17,6 +17,7 @@ from ._args import (
     fileno,
     function,
     integer,
+    pointer,
     seconds,
     size,
     sockaddr,
@@ -33,12 +34,15 @@ from .constants import (
     EV_WRITE,
     BufferEventOptions,
     EventFlags,
+    FlushMode,
     TriggerOptions,
 )
-from .errors import CLOSED, fail, os_error
+from .errors import CLOSED, RANGE, fail, os_error
 from .event import EventBase
 
+B = TypeVar("B", bound="BufferEvent")
 Callback = Callable[..., object]
+Filter = Callable[[EvBuffer, EvBuffer, int, FlushMode], int]
 
 _ALL_OPTIONS = sum(BufferEventOptions)
 
@@ -77,10 +81,12 @@ class BufferEvent(Handle):
     _write: Callback | None
 
     def __init__(self) -> None:
-        raise TypeError("use BufferEvent.socket(...) or BufferEvent.pair(...)")
+        raise TypeError(
+            "use BufferEvent.socket(...), BufferEvent.pair(...) or BufferEvent.filter(...)"
+        )
 
     @classmethod
-    def _new(cls, base: EventBase) -> BufferEvent:
+    def _new(cls: type[B], base: EventBase) -> B:
         if not isinstance(base, EventBase):
             raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
         self = cls.__new__(cls)
@@ -142,6 +148,74 @@ class BufferEvent(Handle):
             fail(rc, "bufferevent_pair_new")
         return first, second
 
+    @classmethod
+    def filter(
+        cls,
+        underlying: BufferEvent,
+        input_filter: Filter | None = None,
+        output_filter: Filter | None = None,
+        options: int = 0,
+    ) -> BufferEvent:
+        """One on top of another, whose bytes pass through functions (bufferevent_filter_new).
+
+        filter(src, dst, limit, mode) moves bytes from EvBuffer src to dst, at most `limit` of
+        them or -1: any number; mode is BEV_NORMAL, or what `flush` was called with. It returns
+        BEV_OK if it did something, BEV_NEED_MORE if it can do nothing yet, or BEV_ERROR. None
+        passes everything on as it is. input_filter moves from the input of `underlying` to ours,
+        output_filter from our output to its.
+
+        What a filter raises goes the way of every exception; that, and BEV_ERROR, makes the event
+        callback be called with BEV_EVENT_ERROR and BEV_EVENT_READING or BEV_EVENT_WRITING.
+
+        The callbacks of `underlying` are the filter's until that is closed (RuntimeError from
+        `setcb`). BEV_OPT_CLOSE_ON_FREE closes it along with the filter. Callbacks are always
+        deferred. BEV_OPT_THREADSAFE is a ValueError: libevent's filters deadlock with it.
+        """
+        _check_options(options)
+        if not isinstance(underlying, BufferEvent):
+            raise TypeError(f"underlying must be a BufferEvent, not {type(underlying).__name__}")
+        self = _Filter._new(underlying._base)
+        self._underlying = underlying
+        self._owns = bool(options & BEV_OPT_CLOSE_ON_FREE)
+        self._input_filter, self._output_filter = input_filter, output_filter
+        what = 0
+        if input_filter is not None and function(input_filter, "input_filter"):
+            what |= EV_READ
+        if output_filter is not None and function(output_filter, "output_filter"):
+            what |= EV_WRITE
+        self._base._table[self._token] = self
+        rc = lib.pyle_bev_filter(self._ptr, underlying._ptr, what, options)
+        if rc < 0:
+            self._base._table.pop(self._token, None)
+            if rc == RANGE:
+                raise ValueError("neither a filter nor what it is on can be BEV_OPT_THREADSAFE")
+            self._check(rc, "bufferevent_filter_new")
+        underlying._read = underlying._write = underlying._event = None
+        underlying._args = ()
+        return self
+
+    @classmethod
+    def from_ptr(cls, ptr: Any) -> BufferEvent:
+        """The BufferEvent of a struct bufferevent *: the one that it belongs to, or a new one that
+        borrows it from a C library.
+
+        A borrowed one has a reference on it (bufferevent_incref) until `close()`, which never
+        frees it: it gives the reference back and takes callbacks that were set here away. Call
+        it; until then the base keeps this object.
+        """
+        found = pointer(ptr, "bufferevent")
+        base = EventBase.from_ptr(lib.bufferevent_get_base(found))
+        for one in list(base._table.values()):
+            if isinstance(one, BufferEvent) and lib.pyle_bev_ptr(one._ptr) == found:
+                return one
+        self = cls._new(base)
+        base._table[self._token] = self
+        rc = lib.pyle_bev_borrow(self._ptr, found)
+        if rc < 0:
+            base._table.pop(self._token, None)
+            self._check(rc, "bufferevent_incref")
+        return self
+
     # ---- life ----
 
     @property
@@ -172,6 +246,9 @@ class BufferEvent(Handle):
 
         What the peer has sent and nobody has read is dropped, for up to 2 seconds, so that the
         peer gets all of the output and not a reset.
+
+        A filter hands on what it can, and is closed now; if it was made with
+        BEV_OPT_CLOSE_ON_FREE, what it is on is closed after its write.
         """
         if self._check(lib.pyle_bev_finish(self._ptr), "bufferevent_enable"):
             self.close()
@@ -179,7 +256,7 @@ class BufferEvent(Handle):
             self._read = self._write = self._event = None
             self._args = ()
 
-    def _close_with_base(self) -> None:
+    def _close_with_base(self, _token: int) -> None:
         lib.pyle_bev_close(self._ptr, 1)
         self._forget()
 
@@ -377,6 +454,12 @@ class BufferEvent(Handle):
         (bufferevent_pair_get_partner)."""
         return self._partner
 
+    @property
+    def underlying(self) -> BufferEvent | None:
+        """What a filter is on; None for a socket or a pair, or when it is closed
+        (bufferevent_get_underlying)."""
+        return None
+
     def connect(self, address: Address, family: int | None = None) -> None:
         """Starts to connect: to (host, port), or to the path of a unix socket; makes a socket if
         there is none (bufferevent_socket_connect).
@@ -424,6 +507,40 @@ class BufferEvent(Handle):
             yield self
         finally:
             self._check(lib.pyle_bev_unlock(self._ptr), "bufferevent_unlock")
+
+
+class _Filter(BufferEvent):
+    __slots__ = ("_input_filter", "_output_filter", "_owns", "_underlying")
+
+    _input_filter: Filter | None
+    _output_filter: Filter | None
+    _owns: bool
+    _underlying: BufferEvent | None
+
+    @property
+    def underlying(self) -> BufferEvent | None:
+        return self._underlying
+
+    def close(self) -> None:
+        super().close()
+        if (below := self._let_go()) is not None:
+            below.close()
+
+    def close_after_write(self) -> None:
+        self._check(lib.pyle_bev_finish(self._ptr), "bufferevent_flush")
+        below = self._let_go()
+        super().close()
+        if below is not None and not below.closed:
+            below.close_after_write()
+
+    def _let_go(self) -> BufferEvent | None:
+        """What is to be closed along with it."""
+        below, self._underlying = self._underlying, None
+        return below if self._owns else None
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._input_filter = self._output_filter = None
 
 
 def _check_options(options: int) -> None:

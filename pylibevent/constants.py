@@ -158,6 +158,14 @@ class FlushMode(Constant):
     BEV_FINISHED = lib.BEV_FINISHED
 
 
+class FilterResult(Constant):
+    """What a filter says (enum bufferevent_filter_result)."""
+
+    BEV_OK = lib.BEV_OK
+    BEV_NEED_MORE = lib.BEV_NEED_MORE
+    BEV_ERROR = lib.BEV_ERROR
+
+
 class ListenerOptions(Flag):
     """How to make a listener (LEV_OPT_*)."""
 
@@ -170,6 +178,13 @@ class ListenerOptions(Flag):
     LEV_OPT_DEFERRED_ACCEPT = lib.LEV_OPT_DEFERRED_ACCEPT
     LEV_OPT_REUSEABLE_PORT = lib.LEV_OPT_REUSEABLE_PORT
     LEV_OPT_BIND_IPV6ONLY = lib.LEV_OPT_BIND_IPV6ONLY
+
+
+class MonotonicFlags(Flag):
+    """How to make a `util.MonotonicTimer` (EV_MONOT_*)."""
+
+    EV_MONOT_PRECISE = lib.EV_MONOT_PRECISE
+    EV_MONOT_FALLBACK = lib.EV_MONOT_FALLBACK
 
 
 EV_TIMEOUT = EventFlags.EV_TIMEOUT
@@ -224,6 +239,10 @@ BEV_TRIG_DEFER_CALLBACKS = TriggerOptions.BEV_TRIG_DEFER_CALLBACKS
 BEV_NORMAL = FlushMode.BEV_NORMAL
 BEV_FLUSH = FlushMode.BEV_FLUSH
 BEV_FINISHED = FlushMode.BEV_FINISHED
+
+BEV_OK = FilterResult.BEV_OK
+BEV_NEED_MORE = FilterResult.BEV_NEED_MORE
+BEV_ERROR = FilterResult.BEV_ERROR
 LEV_OPT_LEAVE_SOCKETS_BLOCKING = ListenerOptions.LEV_OPT_LEAVE_SOCKETS_BLOCKING
 LEV_OPT_CLOSE_ON_FREE = ListenerOptions.LEV_OPT_CLOSE_ON_FREE
 LEV_OPT_CLOSE_ON_EXEC = ListenerOptions.LEV_OPT_CLOSE_ON_EXEC
@@ -233,6 +252,8 @@ LEV_OPT_DISABLED = ListenerOptions.LEV_OPT_DISABLED
 LEV_OPT_DEFERRED_ACCEPT = ListenerOptions.LEV_OPT_DEFERRED_ACCEPT
 LEV_OPT_REUSEABLE_PORT = ListenerOptions.LEV_OPT_REUSEABLE_PORT
 LEV_OPT_BIND_IPV6ONLY = ListenerOptions.LEV_OPT_BIND_IPV6ONLY
+EV_MONOT_PRECISE = MonotonicFlags.EV_MONOT_PRECISE
+EV_MONOT_FALLBACK = MonotonicFlags.EV_MONOT_FALLBACK
 
 # What callbacks are given, made once: an enum member for each value costs more than the callback.
 EVENT_FLAGS = [EventFlags(value) for value in range(256)]

@@ -23,9 +23,8 @@ class LineTooLong(LibeventError, ValueError):
 
 
 FAIL, SYS, CLOSED, VIEWED, RAISED, THREAD, FORKED, RANGE = range(-1, -9, -1)
-NOMEM, TOOLONG, RUNNING, INUSE, FILE, NONE, SIGBASE, SMALL, PRIORITY, UNABLE, IDLE, DEEP = range(
-    -9, -21, -1
-)
+NOMEM, TOOLONG, RUNNING, INUSE, FILE, NONE, SIGBASE, SMALL = range(-9, -17, -1)
+PRIORITY, UNABLE, IDLE, DEEP, LATE, BLOCKS, FILTERED, BORROWED = range(-17, -25, -1)
 
 _TEXTS: dict[int, tuple[type[Exception], str]] = {
     FAIL: (LibeventError, "failed"),
@@ -43,6 +42,10 @@ _TEXTS: dict[int, tuple[type[Exception], str]] = {
     UNABLE: (LibeventError, "this base's method cannot do that"),
     IDLE: (ValueError, "no descriptor, signal or timeout to wait for"),
     DEEP: (RecursionError, "callbacks make calls that call back, too deep"),
+    LATE: (RuntimeError, "too late: call it before the first EventBase is made"),
+    BLOCKS: (ValueError, "in debug mode a descriptor has to be non-blocking"),
+    FILTERED: (RuntimeError, "a filter is on top of this bufferevent; use the filter"),
+    BORROWED: (LibeventError, "it belongs to a C library, which alone may do that"),
     PRIORITY: (ValueError, "events with a higher priority than that exist already"),
 }
 

@@ -6,13 +6,14 @@ import atexit
 import functools
 import os
 import signal as _signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TextIO, TypeVar
 
 from . import _callbacks as cb
-from ._args import FileDescriptor, Seconds, fileno, function, integer, seconds
+from ._args import FileDescriptor, Seconds, fileno, function, integer, pointer, seconds
 from ._handle import Handle
 from ._libevent import ffi, lib
 from .constants import (
@@ -35,6 +36,7 @@ from .errors import (
     unraisable,
 )
 
+E = TypeVar("E", bound="Event")
 ExceptionHandler = Callable[[Exception, Any], object]
 
 _EVENT_TYPE = ffi.typeof("struct pyle_event *")
@@ -61,6 +63,27 @@ def supported_methods() -> list[str]:
     return methods
 
 
+def enable_debug_mode() -> None:
+    """Has libevent check how its calls on events are used, which costs time
+    (event_enable_debug_mode). RuntimeError once an EventBase was made. In debug mode an Event for
+    a blocking descriptor is a ValueError."""
+    rc = lib.pyle_enable_debug_mode()
+    if rc < 0:
+        fail(rc, "event_enable_debug_mode")
+
+
+def enable_debug_logging(which: int = lib.EVENT_DBG_ALL) -> None:
+    """Has a libevent that was built with verbose debugging log what it does, at the level DEBUG;
+    EVENT_DBG_NONE: no more (event_enable_debug_logging).
+
+    What libevent logs goes to `logging.getLogger("libevent")`. If it meets an error that it does
+    not survive, it writes the text to stderr and aborts: nothing of Python runs then.
+    """
+    if not 0 <= which <= 0xFFFFFFFF:
+        raise ValueError(f"which must be from 0 to 0xffffffff, not {which!r}")
+    lib.event_enable_debug_logging(which)
+
+
 class EventConfig(Handle):
     """What an EventBase is to be like (struct event_config).
 
@@ -75,7 +98,18 @@ class EventConfig(Handle):
         config = lib.event_config_new()
         if not config:
             raise MemoryError("event_config_new")
-        self._own(config, lib.event_config_free)
+        self._start(config, lib.event_config_free)
+
+    @classmethod
+    def from_ptr(cls, ptr: Any) -> EventConfig:
+        """The struct event_config * of a C library, which stays C's to free. If C has set
+        EVENT_BASE_FLAG_NOLOCK in it, set it here as well: nobody else tells."""
+        self = cls.__new__(cls)
+        self._start(pointer(ptr, "event_config"), _nothing)
+        return self
+
+    def _start(self, config: Any, release: Callable[[Any], object]) -> None:
+        self._own(config, release)
         self._nolock = False
         self._avoided: set[str] = set()
 
@@ -123,10 +157,44 @@ class EventConfig(Handle):
         if flag & lib.EVENT_BASE_FLAG_NOLOCK:
             self._nolock = True
 
+    def set_max_dispatch_interval(
+        self, interval: Seconds | None = None, max_callbacks: int = -1, min_priority: int = 0
+    ) -> None:
+        """Looks for new events after at most `interval` seconds and `max_callbacks` callbacks, so
+        that those of a high priority do not wait for many of a low one; None, -1: no limit. Counts
+        callbacks of priority `min_priority` and lower (event_config_set_max_dispatch_interval)."""
+        rc = lib.pyle_config_max_dispatch_interval(
+            self.ptr,
+            seconds(interval),
+            integer(max_callbacks, "max_callbacks"),
+            integer(min_priority, "min_priority"),
+        )
+        if rc < 0:
+            raise LibeventError("event_config_set_max_dispatch_interval: failed")
+
     def set_num_cpus_hint(self, cpus: int) -> None:
         """Tells how many processors to use, on Windows (event_config_set_num_cpus_hint)."""
         if lib.event_config_set_num_cpus_hint(self.ptr, integer(cpus, "cpus")) < 0:
             raise LibeventError("event_config_set_num_cpus_hint: failed")
+
+
+class EventInfo(NamedTuple):
+    """An event of a base's as it was when `EventBase.foreach_event` looked (struct event)."""
+
+    event: Event | None
+    """The Event; None: it is not one of ours but a bufferevent's, a listener's, a C library's."""
+    fd: int
+    """The descriptor, or the signal's number; -1: none (event_get_fd)."""
+    events: EventFlags
+    """The EV_* it was made with (event_get_events)."""
+    pending: EventFlags
+    """The EV_* it is pending or active for (event_pending)."""
+    expires_in: float | None
+    """Seconds until its timeout; None: it has none (event_pending)."""
+    priority: int
+    """Its priority (event_get_priority)."""
+    internal: bool
+    """Whether it serves the loop itself: such an event keeps no loop running."""
 
 
 class EventBase(Handle):
@@ -157,25 +225,47 @@ class EventBase(Handle):
         self._is_closed = True
         if config is not None and not isinstance(config, EventConfig):
             raise TypeError(f"config must be an EventConfig, not {type(config).__name__}")
+        raw = config.ptr if config else ffi.NULL
+        nolock = config is not None and config._nolock
+        select = config is not None and config._avoided >= set(supported_methods()) - {"select"}
+        self._start(
+            lambda ptr: lib.pyle_base_open(ptr, raw, nolock, select),
+            "event_base_new_with_config" if config else "event_base_new",
+        )
+
+    @classmethod
+    def from_ptr(cls, ptr: Any) -> EventBase:
+        """The EventBase of a struct event_base *: the one that it belongs to, or a new one that
+        borrows it from a C library.
+
+        A borrowed base is never freed: `close()` closes what was made with it here, and has to
+        come before C frees it. C may run the loop; what a callback of Python's raises then ends
+        that loop and is raised by the next `loop()` here, or reported by `close()`.
+        """
+        found = pointer(ptr, "event_base")
+        for base in list(cb.bases.values()):
+            if lib.pyle_base_ptr(base._ptr) == found:
+                return base
+        self = cls.__new__(cls)
+        self._is_closed = True
+        self._start(lambda own: lib.pyle_base_borrow(own, found), "event_base")
+        return self
+
+    def _start(self, start: Callable[[Any], int], function: str) -> None:
         self._table: dict[int, Any] = {}  # token: what is pending
         self._later: list[BaseException] = []  # raised by the next loop
         self._last_signal: Signal | None = None
         self.exception_handler = None
-        raw = config.ptr if config else ffi.NULL
-        nolock = config is not None and config._nolock
-        select = config is not None and config._avoided >= set(supported_methods()) - {"select"}
         self._slot = _take_slot()
         ptr = lib.pyle_base_new(self._slot)
         if not ptr:
             _give_slot(self._slot)
-            raise MemoryError("event_base_new")
-        self._own(
-            ptr, lib.pyle_base_unref
-        )  # stays after close(): events that outlive the base look at it
-        rc = lib.pyle_base_open(ptr, raw, nolock, select)
+            raise MemoryError(function)
+        self._own(ptr, lib.pyle_base_unref)  # stays after close(): events look at it
+        rc = start(ptr)
         if rc < 0:
             _give_slot(self._slot)
-        self._check(rc, "event_base_new_with_config" if config else "event_base_new")
+        self._check(rc, function)
         self._is_closed = False
         cb.bases[self._slot] = self
 
@@ -208,8 +298,8 @@ class EventBase(Handle):
 
     def _close_children(self) -> None:
         while self._table:
-            _, child = self._table.popitem()
-            child._close_with_base()
+            token, child = self._table.popitem()
+            child._close_with_base(token)
         self.exception_handler = None
 
     def _free(self) -> None:
@@ -397,6 +487,84 @@ class EventBase(Handle):
         rc = lib.pyle_base_update_cache_time(self._ptr)
         self._check(rc, "event_base_update_cache_time")
 
+    def init_common_timeout(self, timeout: Seconds) -> float:
+        """Makes timeouts of just that many seconds cheap, however many there are: a queue in
+        place of the heap (event_base_init_common_timeout). From then on every `add`, and
+        `BufferEvent.set_timeouts`, with this timeout uses it. Up to 256 for a base.
+
+        Returns the timeout, for programs that hand on what C's function returns.
+        """
+        delay = seconds(timeout)
+        if delay < 0:
+            raise TypeError("timeout must not be None")
+        rc = lib.pyle_base_common_timeout(self._ptr, delay)
+        self._check(rc, "event_base_init_common_timeout")
+        return delay
+
+    def active_by_fd(self, fd: FileDescriptor, what: int) -> None:
+        """Makes the added events active that wait for EV_READ, EV_WRITE or EV_CLOSED on a
+        descriptor; with EV_TIMEOUT those that have it and a timeout (event_base_active_by_fd)."""
+        rc = lib.pyle_base_active_by_fd(self._ptr, fileno(fd), integer(what, "what"))
+        self._check(rc, "event_base_active_by_fd")
+
+    def active_by_signal(self, signum: int) -> None:
+        """Makes the added events for a signal active (event_base_active_by_signal)."""
+        if not 0 < integer(signum, "signum") < _signal.NSIG:
+            raise ValueError(f"not a signal: {signum!r}")
+        rc = lib.pyle_base_active_by_signal(self._ptr, signum)
+        self._check(rc, "event_base_active_by_signal")
+
+    @property
+    def running_event(self) -> Event | None:
+        """The event whose callback runs; None outside of one, in another thread, and in callbacks
+        of bufferevents and listeners (event_base_get_running_event)."""
+        token = lib.pyle_base_running_event(self._ptr)
+        if token < 0:
+            self._check(int(token), "event_base_get_running_event")
+        return self._table.get(token)
+
+    def foreach_event(self, callback: Callable[..., Any], *args: Any) -> Any:
+        """Calls callback(info, *args) with the EventInfo of each event that is added or active,
+        until it returns something true, and returns that, or None (event_base_foreach_event).
+
+        What is shown is the state at the call: the callback may do with the base what it likes.
+        """
+        room = 64
+        while True:
+            found = ffi.new("struct pyle_event_info[]", room)
+            rc = lib.pyle_base_events(self._ptr, found, room)
+            count = self._check(rc, "event_base_foreach_event")
+            if count <= room:
+                break
+            room = count + 16
+        infos = [
+            EventInfo(
+                self._table.get(one.token),
+                one.fd,
+                EventFlags(one.events),
+                EventFlags(one.pending),
+                one.seconds if one.seconds >= 0 else None,
+                one.priority,
+                bool(one.internal),
+            )
+            for one in found[0:count]
+        ]
+        for info in infos:
+            result = callback(info, *args)
+            if result:
+                return result
+        return None
+
+    def dump_events(self, file: TextIO | None = None) -> None:
+        """Writes a line for each event to a text file, None: sys.stderr
+        (event_base_dump_events)."""
+        length, rc = ffi.new("size_t *"), ffi.new("int *")
+        memory = lib.pyle_base_dump(self._ptr, length, rc)
+        if not memory:
+            self._check(rc[0], "event_base_dump_events")
+        text = ffi.unpack(ffi.gc(memory, lib.pyle_free), length[0])
+        (sys.stderr if file is None else file).write(text.decode())
+
     def once(
         self,
         fd: FileDescriptor,
@@ -427,7 +595,7 @@ class Event(Handle):
     and `close` from another one than the loop's wait for a callback that is running, as in C.
     """
 
-    __slots__ = ("_args", "_base", "_callback", "_table")
+    __slots__ = ("_args", "_base", "_callback", "_finalizer", "_table")
 
     _kind = cb.EVENT
 
@@ -447,12 +615,33 @@ class Event(Handle):
         self._table = base._table
         self._callback = function(callback)
         self._args = args
+        self._finalizer: Callable[..., object] | None = None
         self._ptr = ffi.new(_EVENT_TYPE)
         rc = lib.pyle_event_init(
             base._ptr, self._ptr, fileno(fd), integer(what, "what"), self._kind
         )
         if rc < 0:
             fail(rc, "event_new")
+
+    @classmethod
+    def from_ptr(cls: type[E], ptr: Any) -> E:
+        """The Event of a struct event * that a C library owns and has assigned to a base.
+
+        Its callback stays C's, and so does the memory: do not use this after C has freed it.
+        `close()` only lets go of it.
+        """
+        event = pointer(ptr, "event")
+        base = lib.event_get_base(event)
+        if not base:
+            raise ValueError("the struct event has no base yet")
+        self = cls.__new__(cls)
+        self._base = EventBase.from_ptr(base)
+        self._table = self._base._table
+        self._callback, self._args, self._finalizer = _nothing, (), None
+        self._ptr = ffi.new(_EVENT_TYPE)
+        rc = lib.pyle_event_borrow(self._base._ptr, self._ptr, event)
+        self._check(rc, "event")
+        return self
 
     # ---- arming ----
 
@@ -505,13 +694,46 @@ class Event(Handle):
         """Deletes it for good and lets go of callback and arguments (event_free). May be called
         twice, and in its own callback."""
         self._release(lib.pyle_event_del(self._ptr, 1), "event_free")
-        self._callback = _nothing
-        self._args = ()
+        self._forget()
 
-    def _close_with_base(self) -> None:
+    def finalize(self, callback: Callable[..., object]) -> None:
+        """Closes it, from any thread, and has callback(event, *args) called when none of its
+        callbacks runs or will run any more: in the loop's thread, or when the base is closed
+        (event_finalize). Unlike `close` it does not wait for a callback in another thread."""
+        if self._finalizer is not None:
+            fail(CLOSED, "event_finalize")
+        self._finalizer = function(callback)
+        token = cb.next_token()
+        self._table[token] = self
+        try:
+            rc = lib.pyle_event_finalize(self._ptr, token)
+        except BaseException:
+            self._interrupted(token)
+            if token not in self._table:
+                self._finalizer = None
+            raise
+        if rc < 0:
+            self._table.pop(token, None)
+            self._finalizer = None
+        self._release(rc, "event_finalize")
+
+    def _finalized(self) -> None:
+        finalizer, args = self._finalizer, self._args
+        self._finalizer = None
+        self._forget()
+        if finalizer is not None:
+            finalizer(self, *args)
+
+    def _close_with_base(self, token: int) -> None:
+        if self._finalizer is not None:
+            cb.finalizing[token] = self
         lib.pyle_event_del(self._ptr, 1)
-        self._callback = _nothing
-        self._args = ()
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._finalizer is None:
+            self._callback = _nothing
+            self._args = ()
 
     def _release(self, token: int, function: str) -> None:
         if token < 0:
@@ -548,6 +770,16 @@ class Event(Handle):
     def events(self) -> EventFlags:
         """The EV_* it was made with (event_get_events)."""
         return EventFlags(lib.event_get_events(self.ptr))
+
+    @property
+    def callback(self) -> Callable[..., object] | None:
+        """What is called (event_get_callback); None: it is closed, or C's."""
+        return None if self._callback is _nothing else self._callback
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """What the callback is given besides (event_get_callback_arg)."""
+        return self._args
 
     def pending(self, what: int = ~EV_PERSIST & 0xAF) -> EventFlags:
         """Which of these EV_* it is pending or active for; false: none (event_pending)."""
@@ -587,7 +819,12 @@ class Event(Handle):
 
 class Timer(Event):
     """A timeout (evtimer_new): callback(*args), once after `add(seconds)`; with persist=True
-    each time that many seconds have passed."""
+    each time that many seconds have passed.
+
+    As in C the seconds count from when the round of callbacks began (`update_cache_time` makes it
+    now), by a clock that lags by up to some milliseconds: a callback may come that much early or
+    late. A base with EVENT_BASE_FLAG_PRECISE_TIMER has a precise one, for a system call a round.
+    """
 
     __slots__ = ()
 
@@ -607,7 +844,8 @@ class Signal(Event):
     """A signal (evsignal_new): callback(signum, *args), each time until deleted.
 
     While it is pending, libevent's C handler takes the place of Python's for that signal. One
-    base in a process can have signal events: `add` to a second raises RuntimeError.
+    base in a process can have signal events: `add` to a second raises RuntimeError. (With
+    `base.loopexit` for a callback the number would be its timeout: wrap it in a lambda.)
     """
 
     __slots__ = ()
@@ -626,7 +864,7 @@ class Signal(Event):
 
 
 def _nothing(*_args: Any) -> None:
-    """The callback of a closed event."""
+    """The callback of a closed event; how to free what belongs to C."""
 
 
 def _count_flags(flags: int) -> int:

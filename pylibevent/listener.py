@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _callbacks as cb
-from ._args import Address, FileDescriptor, fileno, function, integer, sockaddr
+from ._args import Address, FileDescriptor, fileno, function, integer, pointer, sockaddr
 from ._handle import Handle
 from ._libevent import lib
 from .constants import LEV_OPT_CLOSE_ON_FREE, LEV_OPT_REUSEABLE, ListenerOptions
@@ -74,6 +74,24 @@ class Listener(Handle):
         self._started(rc, "evconnlistener_new_bind")
         return self
 
+    @classmethod
+    def from_ptr(cls, ptr: Any) -> Listener:
+        """The Listener of a struct evconnlistener *: the one that it belongs to, or a new one
+        that borrows it from a C library.
+
+        A borrowed one is never freed: `close()` only takes callbacks that were set here away, and
+        has to come before C frees it. Until then the base keeps this object.
+        """
+        found = pointer(ptr, "evconnlistener")
+        base = EventBase.from_ptr(lib.evconnlistener_get_base(found))
+        for one in list(base._table.values()):
+            if isinstance(one, Listener) and lib.pyle_listener_ptr(one._ptr) == found:
+                return one
+        self = cls.__new__(cls)
+        self._start(base, _nothing, (), 0)
+        self._started(lib.pyle_listener_borrow(self._ptr, found), "evconnlistener")
+        return self
+
     def _start(
         self, base: EventBase, callback: Callback, args: tuple[Any, ...], flags: int
     ) -> None:
@@ -122,7 +140,7 @@ class Listener(Handle):
         self._base._table.pop(self._token, None)
         self._forget()
 
-    def _close_with_base(self) -> None:
+    def _close_with_base(self, _token: int) -> None:
         lib.pyle_listener_close(self._ptr)
         self._forget()
 
@@ -153,15 +171,18 @@ class Listener(Handle):
 
     def set_cb(self, callback: Callback, *args: Any) -> None:
         """Sets another callback (evconnlistener_set_cb)."""
-        self._check(lib.pyle_listener_enabled(self._ptr), "evconnlistener_set_cb")
-        self._callback, self._args = function(callback), args
+        function(callback)
+        self._check(lib.pyle_listener_setcb(self._ptr, 0), "evconnlistener_set_cb")
+        self._callback, self._args = callback, args
 
     def set_error_cb(self, callback: ErrorCallback | None) -> None:
         """Has callback(listener, error) called with the OSError when accept fails, for want of
         descriptors as a rule; without one it is logged (evconnlistener_set_error_cb). In either
         case the listener tries again after 0.1 seconds, unless the callback disables it."""
-        self._check(lib.pyle_listener_enabled(self._ptr), "evconnlistener_set_error_cb")
-        self._error_callback = None if callback is None else function(callback)
+        if callback is not None:
+            function(callback)
+        self._check(lib.pyle_listener_setcb(self._ptr, 1), "evconnlistener_set_error_cb")
+        self._error_callback = callback
 
     @property
     def fd(self) -> int:

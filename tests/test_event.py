@@ -1237,6 +1237,15 @@ def test_what_an_event_tells_about_itself(base: EventBase, sockets: Sockets) -> 
     assert re.fullmatch(r"<Event closed at 0x[0-9a-f]+>", repr(event))
 
 
+def test_an_event_tells_its_callback_until_it_is_closed(base: EventBase) -> None:
+    event = Event(base, -1, 0, print, "a", 2)
+    assert event.callback is print
+    assert event.args == ("a", 2)
+    event.close()
+    assert event.callback is None
+    assert event.args == ()
+
+
 def test_timers_and_signals_have_a_repr_of_their_own(base: EventBase) -> None:
     assert repr(Timer(base, nothing)).startswith("<Timer fd=-1 0x0 at ")
     number = int(signal.SIGUSR1)

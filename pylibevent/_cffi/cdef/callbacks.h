@@ -7,10 +7,17 @@ int pyle_py_event(int slot, long long token, int fd, int what, int released);
 int pyle_py_timer(int slot, long long token, int fd, int what, int released);
 int pyle_py_signal(int slot, long long token, int fd, int what, int released);
 
+/* an event was finalized: no callback of it runs or will */
+int pyle_py_finalized(int slot, long long token);
+/* a callback raised in a loop that C runs: the exception is for the next loop of Python's */
+int pyle_py_keep(int slot);
+
 /* a bufferevent's three callbacks; error is the errno of a BEV_EVENT_ERROR */
 int pyle_py_bev_read(int slot, long long token);
 int pyle_py_bev_write(int slot, long long token);
 int pyle_py_bev_event(int slot, long long token, int what, int error);
+/* a filter is to move bytes on: of the input, or of the output */
+int pyle_py_bev_filter(int slot, long long token, int output, ssize_t limit, int mode);
 /* close_after_write() has written it all, or cannot */
 int pyle_py_bev_finished(int slot, long long token);
 

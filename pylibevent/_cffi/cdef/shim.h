@@ -15,12 +15,17 @@ void pyle_after_fork(int in_child);
 void pyle_set_exiting(void);
 int pyle_outermost(void);                               /* no loop and no call up the stack */
 int pyle_loop_slot(void);                               /* of the loop that has to raise; -1: a call has */
+void pyle_free(void *);
 int pyle_raised(void);                                  /* behind a PYLE_RAISED: how many exceptions */
 
 struct pyle_base *pyle_base_new(int slot);              /* NULL: no memory */
 void pyle_base_unref(struct pyle_base *);
 /* config may be NULL; select: the config leaves no other method */
 int pyle_base_open(struct pyle_base *, struct event_config *config, int nolock, int select);
+int pyle_base_borrow(struct pyle_base *, struct event_base *);  /* never frees it */
+int pyle_enable_debug_mode(void);
+int pyle_config_max_dispatch_interval(struct event_config *, double seconds, int callbacks,
+                                      int priority);
 struct event_base *pyle_base_ptr(struct pyle_base *);   /* NULL once closed */
 int pyle_base_wakefd(struct pyle_base *);               /* made on first use */
 void pyle_base_pass_on(struct pyle_base *, int wakefd);  /* what signals have written, to another wakeup descriptor */
@@ -35,6 +40,11 @@ int pyle_base_num_events(struct pyle_base *, unsigned flags);
 int pyle_base_max_events(struct pyle_base *, unsigned flags, int clear);
 double pyle_base_gettimeofday_cached(struct pyle_base *);
 int pyle_base_update_cache_time(struct pyle_base *);
+int pyle_base_active_by_fd(struct pyle_base *, int fd, int what);
+int pyle_base_active_by_signal(struct pyle_base *, int signum);
+long long pyle_base_running_event(struct pyle_base *);  /* its token, 0: none */
+int pyle_base_common_timeout(struct pyle_base *, double seconds);
+char *pyle_base_dump(struct pyle_base *, size_t *length, int *rc); /* to be freed */
 int pyle_base_shut(struct pyle_base *);                 /* no use from here on */
 int pyle_base_claim_free(struct pyle_base *);           /* 1: shut, not running, and the caller frees it */
 int pyle_base_free(struct pyle_base *);
@@ -50,6 +60,7 @@ int pyle_base_free(struct pyle_base *);
 
 /* ---- event.c ---- */
 int pyle_event_init(struct pyle_base *, struct pyle_event *, int fd, int what, int kind);
+int pyle_event_borrow(struct pyle_base *, struct pyle_event *, struct event *);
 int pyle_event_add(struct pyle_event *, long long token, double seconds); /* 1: token is in use now */
 int pyle_event_active(struct pyle_event *, long long token, int what);    /* the same */
 long long pyle_event_token(struct pyle_event *);              /* 0: not pending */
@@ -61,6 +72,19 @@ double pyle_event_expires(struct pyle_event *);               /* seconds from no
 int pyle_event_get_priority(struct pyle_event *);
 int pyle_event_set_priority(struct pyle_event *, int priority);
 struct event *pyle_event_ptr(struct pyle_event *);            /* NULL once closed */
+long long pyle_event_finalize(struct pyle_event *, long long token); /* the token it had, 0: none */
+
+struct pyle_event_info {   /* an event of a base's, as it is at that moment */
+    long long token;       /* 0: not one of ours */
+    double seconds;        /* until its timeout, -1: none */
+    int fd;
+    int events;            /* what it was made for */
+    int pending;           /* what it is pending or active for */
+    int priority;
+    int internal;          /* of libevent's or ours own, not the user's */
+};
+/* How many there are; the first max of them in out. */
+int pyle_base_events(struct pyle_base *, struct pyle_event_info *out, int max);
 
 /* ---- buffer.c ---- */
 struct pyle_buf *pyle_buf_new(void);                           /* NULL: no memory */
@@ -113,11 +137,36 @@ ssize_t pyle_buf_write(struct pyle_buf *, int fd, ssize_t n);
 int pyle_buf_freeze(struct pyle_buf *, int at_front, int on);
 int pyle_buf_callbacks(struct pyle_buf *, long long token);    /* 0: none any more */
 
+/* ---- tag.c ---- */
+#define PYLE_TAG_TAG 0           /* what to encode, decode or peek at: a tag by itself */
+#define PYLE_TAG_INT 1
+#define PYLE_TAG_INT64 2
+#define PYLE_TAG_MARSHAL_INT 3
+#define PYLE_TAG_MARSHAL_INT64 4
+#define PYLE_TAG_MARSHAL_TIMEVAL 5
+#define PYLE_TAG_LENGTH 6        /* of the whole record */
+#define PYLE_TAG_PAYLOAD_LENGTH 7
+int pyle_tag_encode(struct pyle_buf *, int what, unsigned tag, uint64_t number, unsigned micros);
+int pyle_tag_marshal(struct pyle_buf *, unsigned tag, const void *data, unsigned n);
+int pyle_tag_marshal_buffer(struct pyle_buf *, unsigned tag, struct pyle_buf *payload);
+ssize_t pyle_tag_peek(struct pyle_buf *, int what);
+int pyle_tag_decode(struct pyle_buf *, int what, uint64_t *number);
+ssize_t pyle_tag_unmarshal_header(struct pyle_buf *, unsigned *tag);   /* the payload's length */
+int pyle_tag_consume(struct pyle_buf *);
+int pyle_tag_unmarshal_int(struct pyle_buf *, unsigned tag, int bits, uint64_t *number);
+int pyle_tag_unmarshal_timeval(struct pyle_buf *, unsigned tag, uint64_t *seconds, uint64_t *micros);
+/* length -1: any; the payload's length. out has room for the header too: PYLE_TAG_HEADER bytes. */
+#define PYLE_TAG_HEADER 10
+ssize_t pyle_tag_unmarshal_bytes(struct pyle_buf *, unsigned tag, ssize_t length, char *out, size_t size);
+ssize_t pyle_tag_unmarshal(struct pyle_buf *src, struct pyle_buf *dst); /* the tag */
+
 /* ---- bufferevent.c ---- */
 struct pyle_bev *pyle_bev_new(struct pyle_base *, long long token); /* NULL: no memory */
 void pyle_bev_unref(struct pyle_bev *);
 int pyle_bev_socket(struct pyle_bev *, int fd, int options, int nodelay);
 int pyle_bev_pair(struct pyle_bev *, struct pyle_bev *, int options);
+int pyle_bev_filter(struct pyle_bev *, struct pyle_bev *under, int filters, int options);
+int pyle_bev_borrow(struct pyle_bev *, struct bufferevent *);
 int pyle_bev_close(struct pyle_bev *, int by_base);
 int pyle_bev_finish(struct pyle_bev *);                        /* 1: nothing to wait for, close it */
 struct bufferevent *pyle_bev_ptr(struct pyle_bev *);
@@ -145,12 +194,16 @@ int pyle_bev_trigger_event(struct pyle_bev *, int what, int options);
 int pyle_bev_lock(struct pyle_bev *);
 int pyle_bev_unlock(struct pyle_bev *);
 
+#define PYLE_FILTER_RESULT 16 /* and a BEV_*: what pyle_py_bev_filter answers */
+
 /* ---- listener.c ---- */
 struct pyle_listener *pyle_listener_new(struct pyle_base *, long long token); /* NULL: no memory */
 void pyle_listener_unref(struct pyle_listener *);
 int pyle_listener_open(struct pyle_listener *, int fd, int flags, int backlog);
 int pyle_listener_bind(struct pyle_listener *, const void *address, int length,
                        int flags, int backlog);
+int pyle_listener_borrow(struct pyle_listener *, struct evconnlistener *);
+int pyle_listener_setcb(struct pyle_listener *, int errors);   /* ours, in a borrowed one */
 int pyle_listener_close(struct pyle_listener *);
 int pyle_listener_enable(struct pyle_listener *, int on);
 int pyle_listener_enabled(struct pyle_listener *);

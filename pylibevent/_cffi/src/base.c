@@ -10,6 +10,8 @@
 
 unsigned pyle_fork_gen;
 int pyle_exiting;
+int pyle_debug_mode;
+static int had_base; /* libevent's debug mode has to be on before */
 __thread int pyle_sync;
 __thread int pyle_sync_raised;
 __thread struct pyle_base *pyle_here;
@@ -100,6 +102,31 @@ int pyle_timeval(double seconds, struct timeval *tv)
     return 1;
 }
 
+const struct timeval *pyle_timeout(struct pyle_base *pb, double seconds, struct timeval *tv)
+{
+    int i;
+
+    if (!pyle_timeval(seconds, tv))
+        return NULL;
+    for (i = 0; i < pb->n_common; ++i) {
+        const struct timeval *common = pb->common[i];
+        if (common->tv_sec == tv->tv_sec && (common->tv_usec & COMMON_USEC) == tv->tv_usec)
+            return common;
+    }
+    return tv;
+}
+
+int pyle_enable_debug_mode(void)
+{
+    if (pyle_debug_mode)
+        return 0;
+    if (had_base)
+        return PYLE_LATE;
+    event_enable_debug_mode();
+    pyle_debug_mode = 1;
+    return 0;
+}
+
 /* ---- calls that may call back before they return ---- */
 
 static __thread struct pyle_base *to_free; /* closed by a callback of a call that still runs */
@@ -156,7 +183,10 @@ void pyle_raise(struct pyle_base *pb)
     if (pyle_sync > 0) {
         ++pyle_sync_raised;
     } else if (pb) {
-        ++pb->raised;
+        if (pb->runner)
+            ++pb->raised;
+        else
+            pyle_py_keep(pb->slot); /* it is C that runs the loop */
         if (pb->base)
             event_base_loopbreak(pb->base);
     }
@@ -362,6 +392,7 @@ void pyle_base_unref(struct pyle_base *pb)
         return;
     pyle_base_free(pb);
     unlist_base(pb);
+    free(pb->common);
     pthread_cond_destroy(&pb->idle);
     pthread_mutex_destroy(&pb->lock);
     free(pb);
@@ -398,6 +429,14 @@ int pyle_fd_waits(struct pyle_base *pb, int fd)
     return 0;
 }
 
+static int start(struct pyle_base *pb)
+{
+    pb->fd_limit = strcmp(event_base_get_method(pb->base), "select") == 0 ? FD_SETSIZE : INT_MAX;
+    event_assign(&pb->kick_event, pb->base, -1, 0, on_kick, pb);
+    make_internal(&pb->kick_event);
+    return 0;
+}
+
 int pyle_base_open(struct pyle_base *pb, struct event_config *config, int nolock, int select)
 {
     errno = 0;
@@ -406,11 +445,16 @@ int pyle_base_open(struct pyle_base *pb, struct event_config *config, int nolock
     pb->base = config ? event_base_new_with_config(config) : event_base_new();
     if (!pb->base)
         return pyle_failed();
+    had_base = 1;
     pb->nolock = nolock;
-    pb->fd_limit = strcmp(event_base_get_method(pb->base), "select") == 0 ? FD_SETSIZE : INT_MAX;
-    event_assign(&pb->kick_event, pb->base, -1, 0, on_kick, pb);
-    make_internal(&pb->kick_event);
-    return 0;
+    return start(pb);
+}
+
+int pyle_base_borrow(struct pyle_base *pb, struct event_base *base)
+{
+    had_base = pb->borrowed = 1;
+    pb->base = base;
+    return start(pb);
 }
 
 struct event_base *pyle_base_ptr(struct pyle_base *pb)
@@ -500,12 +544,13 @@ int pyle_base_free(struct pyle_base *pb)
     close_wake(pb);
     event_del(&pb->kick_event);
     event_debug_unassign(&pb->kick_event);
-    event_base_free(base); /* runs what is left of freed bufferevents */
+    sync = pyle_sync_enter();
+    if (!pb->borrowed)
+        event_base_free(base); /* runs finalizers, and what is left of freed bufferevents */
     pthread_mutex_lock(&pb->lock);
     pb->base = NULL;
     pthread_mutex_unlock(&pb->lock);
     do_chores(pb);
-    sync = pyle_sync_enter();
     return (int)pyle_sync_leave(sync, 0); /* what was lent to its buffers is given back */
 }
 
@@ -742,4 +787,113 @@ int pyle_base_update_cache_time(struct pyle_base *pb)
         rc = pyle_failed();
     pyle_leave_base(pb);
     return rc;
+}
+
+int pyle_base_active_by_fd(struct pyle_base *pb, int fd, int what)
+{
+    int rc;
+
+    if (fd < 0 || !what || (what & ~(EV_TIMEOUT | EV_READ | EV_WRITE | EV_CLOSED)))
+        return PYLE_RANGE;
+    rc = pyle_enter_base(pb);
+    if (rc < 0)
+        return rc;
+    if (what & ~EV_TIMEOUT) /* libevent takes one or the other */
+        event_base_active_by_fd(pb->base, fd, (short)(what & ~EV_TIMEOUT));
+    if (what & EV_TIMEOUT)
+        event_base_active_by_fd(pb->base, fd, EV_TIMEOUT);
+    pyle_leave_base(pb);
+    return 0;
+}
+
+/* libevent waits for a callback of the signal's that runs now: not with our lock held. */
+int pyle_base_active_by_signal(struct pyle_base *pb, int signum)
+{
+    int rc = pyle_enter_base(pb);
+
+    if (rc < 0)
+        return rc;
+    ++pb->inflight;
+    pyle_leave_base(pb);
+    event_base_active_by_signal(pb->base, signum);
+    pthread_mutex_lock(&pb->lock);
+    if (--pb->inflight == 0)
+        pthread_cond_broadcast(&pb->idle);
+    pyle_leave_base(pb);
+    return 0;
+}
+
+/* The token of the event whose callback this thread is in. Not event_base_get_running_event: that
+ * one reads through NULL outside of a callback. */
+long long pyle_base_running_event(struct pyle_base *pb)
+{
+    int rc = pyle_enter_base(pb);
+
+    if (rc < 0)
+        return rc;
+    pyle_leave_base(pb);
+    return pyle_elsewhere(pb) ? 0 : pb->firing;
+}
+
+int pyle_base_common_timeout(struct pyle_base *pb, double seconds)
+{
+    const struct timeval *common, **more;
+    struct timeval tv;
+    int rc = pyle_enter_base(pb);
+
+    if (rc < 0)
+        return rc;
+    pyle_timeval(seconds, &tv);
+    if (pyle_timeout(pb, seconds, &tv) == &tv) {
+        more = realloc(pb->common, (size_t)(pb->n_common + 1) * sizeof(*more));
+        if (!more) {
+            rc = PYLE_NOMEM;
+        } else {
+            pb->common = more;
+            common = event_base_init_common_timeout(pb->base, &tv);
+            if (common)
+                more[pb->n_common++] = common;
+            else
+                rc = PYLE_FAIL;
+        }
+    }
+    pyle_leave_base(pb);
+    return rc;
+}
+
+/* What event_base_dump_events writes; free() it. NULL: rc says why. */
+char *pyle_base_dump(struct pyle_base *pb, size_t *length, int *rc)
+{
+    char *text = NULL;
+    FILE *file;
+
+    *rc = pyle_enter_base(pb);
+    if (*rc < 0)
+        return NULL;
+    file = open_memstream(&text, length);
+    if (file) {
+        event_base_dump_events(pb->base, file);
+        if (fclose(file) != 0) {
+            free(text);
+            file = NULL;
+        }
+    }
+    pyle_leave_base(pb);
+    if (!file)
+        *rc = PYLE_NOMEM;
+    return file ? text : NULL;
+}
+
+void pyle_free(void *p)
+{
+    free(p);
+}
+
+int pyle_config_max_dispatch_interval(struct event_config *config, double seconds, int callbacks,
+                                      int priority)
+{
+    struct timeval tv;
+
+    return event_config_set_max_dispatch_interval(config, pyle_timeval(seconds, &tv) ? &tv : NULL,
+                                                  callbacks, priority);
 }

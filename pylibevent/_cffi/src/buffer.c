@@ -902,7 +902,7 @@ static ssize_t move_locked(struct pyle_buf *dst, struct pyle_buf *src, move_fn h
         src->moving += half;
         rc = how(dst->buf, src->buf, n);
         src->moving -= half;
-        rc = pyle_buf_leave(&s, rc < 0 ? pyle_failed() : rc);
+        rc = pyle_buf_leave(&s, rc == -1 ? pyle_failed() : rc);
     } else if (rc == 0) {
         rc = pyle_buf_leave(&s, refer_to(dst->buf, src));
     }
@@ -937,7 +937,7 @@ static int goes_first(struct pyle_buf *a, struct pyle_buf *b)
     return a->kept ? a->kept < b->kept : a < b;
 }
 
-static ssize_t move(struct pyle_buf *dst, struct pyle_buf *src, move_fn how, size_t n)
+ssize_t pyle_buf_move(struct pyle_buf *dst, struct pyle_buf *src, move_fn how, size_t n)
 {
     struct pyle_buf *first = dst, *second = src;
     struct pyle_use use[2];
@@ -965,22 +965,22 @@ static ssize_t move(struct pyle_buf *dst, struct pyle_buf *src, move_fn how, siz
 
 int pyle_buf_add_buffer(struct pyle_buf *dst, struct pyle_buf *src)
 {
-    return (int)move(dst, src, move_add, 0);
+    return (int)pyle_buf_move(dst, src, move_add, 0);
 }
 
 int pyle_buf_add_buffer_reference(struct pyle_buf *dst, struct pyle_buf *src)
 {
-    return (int)move(dst, src, NULL, 0);
+    return (int)pyle_buf_move(dst, src, NULL, 0);
 }
 
 int pyle_buf_prepend_buffer(struct pyle_buf *dst, struct pyle_buf *src)
 {
-    return (int)move(dst, src, move_prepend, 0);
+    return (int)pyle_buf_move(dst, src, move_prepend, 0);
 }
 
 ssize_t pyle_buf_remove_buffer(struct pyle_buf *src, struct pyle_buf *dst, size_t n)
 {
-    return move(dst, src, move_part, n);
+    return pyle_buf_move(dst, src, move_part, n);
 }
 
 /* ---- memory and files of others ---- */
@@ -1531,8 +1531,8 @@ static void call_now(struct pyle_buf *b, const struct evbuffer_cb_info *info)
     b->moving = 0; /* libevent calls the callbacks of a move's source when all is done */
     if (partner)
         ++partner->moving, ++partner->depth; /* a pair moves by parts too */
-    answer = pyle_py_buffer(pyle_loop_slot(), b->token, info->orig_size, info->n_added,
-                            info->n_deleted);
+    answer = pyle_py_buffer(pb && pyle_sync == 0 ? pb->slot : pyle_loop_slot(), b->token,
+                            info->orig_size, info->n_added, info->n_deleted);
     if (answer != PYLE_DONE && answer != PYLE_HANDLED)
         pyle_raise(pb ? pb : pyle_here);
     if (partner) {

@@ -25,6 +25,8 @@ struct pyle_bev *pyle_bev_new(struct pyle_base *pb, long long token)
 
 void pyle_bev_free(struct pyle_bev *pv)
 {
+    if (pv->under)
+        pyle_bev_unref(pv->under);
     pyle_base_unref(pv->pb);
     free(pv);
 }
@@ -147,6 +149,23 @@ static int is_full(struct bufferevent *bev)
     return high > 0 && evbuffer_get_length(bufferevent_get_input(bev)) >= high;
 }
 
+/* Has a filter look again at what there is to do in these directions. */
+static void push(struct pyle_bev *filter, int what)
+{
+    const int later = BEV_TRIG_IGNORE_WATERMARKS | BEV_TRIG_DEFER_CALLBACKS;
+
+    if (what && filter->bev && filter->under->bev)
+        bufferevent_trigger(filter->under->bev, (short)what, later);
+}
+
+static void unstall(struct pyle_bev *filter)
+{
+    short what = filter->stalled;
+
+    filter->stalled = 0;
+    push(filter, what);
+}
+
 /* In the loop: starting again may move data, which may call anything back. */
 void pyle_bev_resume(struct pyle_bev *pv)
 {
@@ -168,6 +187,10 @@ void pyle_bev_resume(struct pyle_bev *pv)
         pv->held &= (short)~on;
         bufferevent_enable(bev, on);
     }
+    if (pv->under)
+        unstall(pv);
+    if (pv->over)
+        unstall(pv->over);
     bufferevent_unlock(bev);
     pyle_bev_end(pv, &u);
 }
@@ -285,7 +308,7 @@ static void on_read(struct bufferevent *bev, void *arg)
     answer = pyle_py_bev_read(pv->pb->slot, pv->token);
     /* At the high watermark libevent would call again at once, for ever. It may as long as the
      * callback takes something; then reading waits until something is taken. */
-    if (answer != PYLE_RETRY && pv->bev && !pv->pb->closed && is_full(bev) &&
+    if (answer != PYLE_RETRY && pv->bev && !pv->pb->closed && !pv->under && is_full(bev) &&
         evbuffer_get_length(bufferevent_get_input(bev)) >= before) {
         pv->stuck = 1;
         pyle_bev_hold(pv, bev, EV_READ);
@@ -386,6 +409,158 @@ int pyle_bev_pair(struct pyle_bev *a, struct pyle_bev *b, int options)
     return rc;
 }
 
+/* ---- filters ---- */
+
+static enum bufferevent_filter_result filter_failed(struct pyle_bev *pv, short io)
+{
+    const short what = BEV_EVENT_ERROR | (io == EV_READ ? BEV_EVENT_READING : BEV_EVENT_WRITING);
+
+    if (pv->bev && !pv->pb->closed) {
+        EVUTIL_SET_SOCKET_ERROR(0);
+        bufferevent_trigger_event(pv->bev, what, BEV_TRIG_DEFER_CALLBACKS);
+    }
+    return BEV_ERROR;
+}
+
+static enum bufferevent_filter_result ask_python(struct pyle_bev *pv, short io, ssize_t limit,
+                                                 int mode)
+{
+    struct pyle_base *pb = pv->pb;
+    int answer = pyle_py_bev_filter(pb->slot, pv->token, io == EV_WRITE, limit, mode);
+
+    if (answer == PYLE_RETRY)
+        push(pv, io);
+    if (answer == PYLE_RETRY || answer == PYLE_ERROR)
+        pyle_raise(pb);
+    pyle_after(pb);
+    if (answer == PYLE_RETRY)
+        return BEV_NEED_MORE;
+    return answer >= PYLE_FILTER_RESULT
+               ? (enum bufferevent_filter_result)(answer - PYLE_FILTER_RESULT)
+               : BEV_ERROR;
+}
+
+static enum bufferevent_filter_result move_all(struct evbuffer *src, struct evbuffer *dst,
+                                               ssize_t limit)
+{
+    size_t n = limit < 0 ? evbuffer_get_length(src) : (size_t)limit;
+
+    return evbuffer_remove_buffer(src, dst, n) < 0 ? BEV_ERROR : BEV_OK;
+}
+
+/* libevent calls a filter that says BEV_OK again as long as there is something to take, and does
+ * nothing at all about BEV_ERROR. */
+static enum bufferevent_filter_result run_filter(struct pyle_bev *pv, short io, struct evbuffer *src,
+                                                 struct evbuffer *dst, ssize_t limit, int mode)
+{
+    struct pyle_bev *under = pv->under;
+    size_t src_before = evbuffer_get_length(src), dst_before = evbuffer_get_length(dst);
+    enum bufferevent_filter_result result;
+
+    if (!pv->bev || pv->pb->closed || pyle_exiting)
+        return BEV_ERROR;
+    if (!under->bev)
+        return filter_failed(pv, io);
+    if (io == EV_READ ? viewed(under->input) || viewed(pv->input)
+                      : viewed(pv->output) || viewed(under->output)) {
+        pv->stalled |= io;
+        return BEV_NEED_MORE;
+    }
+    if (!(pv->filters & io))
+        return move_all(src, dst, limit);
+    __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
+    result = ask_python(pv, io, limit, mode);
+    if (!pv->bev || pv->pb->closed)
+        result = BEV_ERROR;
+    else if (result == BEV_ERROR)
+        filter_failed(pv, io);
+    else if (result == BEV_OK && src_before > 0 && evbuffer_get_length(src) == src_before &&
+             evbuffer_get_length(dst) == dst_before)
+        result = BEV_NEED_MORE; /* it would be called for ever */
+    pyle_bev_unref(pv);
+    return result;
+}
+
+static enum bufferevent_filter_result on_filter_input(struct evbuffer *src, struct evbuffer *dst,
+                                                      ev_ssize_t limit,
+                                                      enum bufferevent_flush_mode mode, void *arg)
+{
+    return run_filter(arg, EV_READ, src, dst, limit, mode);
+}
+
+static enum bufferevent_filter_result on_filter_output(struct evbuffer *src, struct evbuffer *dst,
+                                                       ev_ssize_t limit,
+                                                       enum bufferevent_flush_mode mode, void *arg)
+{
+    return run_filter(arg, EV_WRITE, src, dst, limit, mode);
+}
+
+static int filter_on(struct pyle_bev *pv, struct pyle_bev *under, struct bufferevent *bev,
+                     int options)
+{
+    if ((options | under->options) & BEV_OPT_THREADSAFE)
+        return PYLE_RANGE; /* two locks, and libevent takes them in either order */
+    if (under->over)
+        return PYLE_FILTERED;
+    if (viewed(under->input) || viewed(under->output))
+        return PYLE_VIEWED;
+    /* Closing what it is on is Python's part, and deferred callbacks keep one that always writes
+     * more from never coming back. */
+    pv->bev = bufferevent_filter_new(bev, on_filter_input, on_filter_output,
+                                     (options & ~BEV_OPT_CLOSE_ON_FREE) | BEV_OPT_DEFER_CALLBACKS,
+                                     NULL, pv);
+    if (!pv->bev)
+        return PYLE_NOMEM;
+    pv->options = options;
+    pv->under = under;
+    __atomic_add_fetch(&under->refs, 1, __ATOMIC_RELAXED);
+    under->over = pv;
+    under->held = under->stuck = 0;
+    pyle_note_priority(pv->pb, bufferevent_get_priority(pv->bev));
+    return 0;
+}
+
+/* filters: EV_READ, EV_WRITE, where Python has a function; elsewhere all is handed on. */
+int pyle_bev_filter(struct pyle_bev *pv, struct pyle_bev *under, int filters, int options)
+{
+    struct pyle_use u;
+    int sync, rc = begin(under, &u, 0);
+
+    if (rc < 0)
+        return rc;
+    sync = pyle_sync_enter();
+    pv->filters = (short)filters;
+    rc = filter_on(pv, under, u.bev, options);
+    pyle_bev_end(under, &u);
+    return (int)pyle_sync_leave(sync, rc);
+}
+
+/* ---- somebody else's: a reference keeps its memory, whatever C does ---- */
+
+int pyle_bev_borrow(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    int rc = pyle_enter_base(pv->pb);
+
+    if (rc < 0)
+        return rc;
+    bufferevent_incref(bev);
+    pv->bev = bev;
+    pv->borrowed = 1;
+    pv->is_socket = !bufferevent_get_underlying(bev) && !bufferevent_pair_get_partner(bev);
+    pyle_leave_base(pv->pb);
+    return 0;
+}
+
+static int give_back(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    if (pv->has_callbacks)
+        bufferevent_setcb(bev, NULL, NULL, NULL, NULL);
+    if (pv->held)
+        bufferevent_enable(bev, pv->held);
+    bufferevent_decref(bev);
+    return 0;
+}
+
 /* ---- closing ---- */
 
 int pyle_bev_close(struct pyle_bev *pv, int by_base)
@@ -418,6 +593,8 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
         partner->partner = NULL;
         __atomic_add_fetch(&partner->refs, 1, __ATOMIC_RELAXED);
     }
+    if (pv->under && pv->under->over == pv)
+        pv->under->over = NULL;
     input = pv->input;
     output = pv->output;
     pv->input = pv->output = NULL;
@@ -425,9 +602,11 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
         pyle_buf_orphan(input, bufferevent_get_input(bev));
     if (output)
         pyle_buf_orphan(output, bufferevent_get_output(bev));
-    bufferevent_setcb(bev, NULL, NULL, NULL, NULL);
-    bufferevent_disable(bev, EV_READ | EV_WRITE);
-    if (pv->is_socket && !pyle_elsewhere(pv->pb)) {
+    if (!pv->borrowed) {
+        bufferevent_setcb(bev, NULL, NULL, NULL, NULL);
+        bufferevent_disable(bev, EV_READ | EV_WRITE);
+    }
+    if (pv->is_socket && !pv->borrowed && !pyle_elsewhere(pv->pb)) {
         /* libevent closes the descriptor when the loop comes round; the peer should know now.
          * (With the loop in another thread, that thread may be about to read from it.) */
         fd = bufferevent_getfd(bev);
@@ -438,7 +617,9 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
     bufferevent_unlock(bev);
     if (fd >= 0)
         close(fd);
-    if (pv->options & BEV_OPT_THREADSAFE)
+    if (pv->borrowed)
+        give_back(pv, bev);
+    else if (pv->options & BEV_OPT_THREADSAFE)
         pv->doomed = bev; /* end frees it, or the last other call's end */
     else
         bufferevent_free(bev);
@@ -468,8 +649,17 @@ int pyle_bev_finish(struct pyle_bev *pv)
     bufferevent_lock(bev);
     pyle_buf_uncall(pv->input);
     pyle_buf_uncall(pv->output);
-    if (pv->finishing) {
+    if (pv->borrowed) {
+        rc = PYLE_BORROWED;
+    } else if (pv->over) {
+        rc = PYLE_FILTERED;
+    } else if (pv->finishing) {
         rc = 0;
+    } else if (pv->under) {
+        /* All that it can hand on it hands on now; then it is up to what it is on. */
+        rc = viewed(pv->output) || viewed(pv->under->output) ? PYLE_VIEWED : 1;
+        if (rc == 1)
+            bufferevent_flush(bev, EV_WRITE, BEV_FLUSH);
     } else if (pv->is_socket ? bufferevent_getfd(bev) < 0 : !pv->partner) {
         rc = 1; /* nowhere to write to */
     } else if (evbuffer_get_length(bufferevent_get_output(bev)) == 0) {
@@ -539,6 +729,9 @@ static int done(struct pyle_bev *pv, struct pyle_use *u, int rc)
 
 int pyle_bev_setcb(struct pyle_bev *pv, int read, int write, int event)
 {
+    if (pv->bev && pv->over)
+        return PYLE_FILTERED;
+    pv->has_callbacks = 1;
     CALL(pv, (bufferevent_setcb(bev, read ? on_read : NULL, write ? on_write : NULL,
                                 event ? on_bev_event : NULL, pv), 0));
 }
@@ -564,6 +757,11 @@ static int enable(struct pyle_bev *pv, struct bufferevent *bev, int what)
         rc = bufferevent_enable(bev, now);
     if (missed && pv->bev) /* not closed meanwhile */
         bufferevent_trigger(bev, missed, BEV_TRIG_DEFER_CALLBACKS);
+    if (pv->under && pv->under->bev) /* what has come, or was written, before */
+        push(pv, ((now & EV_READ) && evbuffer_get_length(bufferevent_get_input(pv->under->bev))
+                      ? EV_READ : 0) |
+                 ((now & EV_WRITE) && evbuffer_get_length(bufferevent_get_output(bev))
+                      ? EV_WRITE : 0));
     bufferevent_unlock(bev);
     return rc;
 }
@@ -619,7 +817,7 @@ static int setfd(struct pyle_bev *pv, struct bufferevent *bev, int fd, int own)
 
 int pyle_bev_setfd(struct pyle_bev *pv, int fd, int own)
 {
-    if (fd < -1 || fd >= pv->pb->fd_limit)
+    if (fd < -1 || fd >= pv->pb->fd_limit || (pv->bev && pv->under))
         return PYLE_RANGE;
     CALL(pv, setfd(pv, bev, fd, own));
 }
@@ -632,7 +830,9 @@ static int if_not_viewed(struct pyle_bev *pv, struct bufferevent *bev, int input
 
     bufferevent_lock(bev);
     if ((input && viewed(pv->input)) || (output && viewed(pv->output)) ||
-        (input && output && partner && (viewed(partner->input) || viewed(partner->output))))
+        (input && output &&
+         ((partner && (viewed(partner->input) || viewed(partner->output))) ||
+          (pv->under && (viewed(pv->under->input) || viewed(pv->under->output))))))
         rc = PYLE_VIEWED;
     bufferevent_unlock(bev);
     return rc;
@@ -779,9 +979,14 @@ int pyle_bev_getwatermark(struct pyle_bev *pv, int what, size_t *low, size_t *hi
 int pyle_bev_set_timeouts(struct pyle_bev *pv, double read, double write)
 {
     struct timeval r, w;
-    struct timeval *rp = pyle_timeval(read, &r) ? &r : NULL;
-    struct timeval *wp = pyle_timeval(write, &w) ? &w : NULL;
+    const struct timeval *rp, *wp;
+    int rc = pyle_enter_base(pv->pb);
 
+    if (rc < 0)
+        return rc;
+    rp = pyle_timeout(pv->pb, read, &r);
+    wp = pyle_timeout(pv->pb, write, &w);
+    pyle_leave_base(pv->pb);
     CALL(pv, bufferevent_set_timeouts(bev, rp, wp));
 }
 

@@ -3,10 +3,11 @@
  * the base's lock; so does firing, when it decides whether the token is spent. */
 #include "pyle.h"
 
+#include <fcntl.h>
 #include <signal.h>
 
 #define IS_PENDING(pe)                                      \
-    ((pe)->ev.ev_evcallback.evcb_flags &                    \
+    ((pe)->at->ev_evcallback.evcb_flags &                   \
      (EVLIST_TIMEOUT | EVLIST_INSERTED | EVLIST_ACTIVE | EVLIST_ACTIVE_LATER))
 
 static pthread_mutex_t signal_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -22,7 +23,7 @@ static int may_arm(struct pyle_event *pe)
     pthread_mutex_lock(&signal_lock);
     if (signal_base && signal_base != pe->pb)
         rc = PYLE_SIGBASE;
-    else
+    else if (!pe->borrowed)
         signal_base = pe->pb;
     pthread_mutex_unlock(&signal_lock);
     return rc;
@@ -47,7 +48,7 @@ static void spend_token(struct pyle_event *pe)
 
 static int take_token(struct pyle_event *pe, long long token)
 {
-    if (pe->token)
+    if (pe->token || pe->borrowed)
         return 0;
     pe->token = token;
     count_signal(pe, 1);
@@ -86,14 +87,16 @@ static void fire(struct pyle_event *pe, int fd, int what, fire_fn *fn)
     pthread_mutex_unlock(&pb->lock);
     if (!token)
         return;
+    pb->firing = token;
     answer = fn(pb->slot, token, fd, what, released);
+    pb->firing = 0;
     /* From here on pe may be gone, unless Python did not get as far as taking the token. */
     if (answer == PYLE_RETRY) {
         pthread_mutex_lock(&pb->lock);
         if (!pb->closed && pb->base && pe->open) {
             if (released)
                 take_token(pe, token);
-            event_active(&pe->ev, (short)what, (short)((what >> 16) + 1));
+            event_active(pe->at, (short)what, (short)((what >> 16) + 1));
         }
         pthread_mutex_unlock(&pb->lock);
     }
@@ -117,7 +120,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 static void on_signal(evutil_socket_t fd, short what, void *arg)
 {
     struct pyle_event *pe = arg;
-    int left = pe->ev.ev_.ev_signal.ev_ncalls;
+    int left = pe->at->ev_.ev_signal.ev_ncalls;
 
     fire(pe, fd, what | left << 16, pyle_py_signal);
 }
@@ -129,9 +132,16 @@ int pyle_event_again(struct pyle_event *pe, int calls)
     if (rc < 0)
         return rc;
     if (pe->token && calls > 0)
-        event_active(&pe->ev, EV_SIGNAL, (short)calls);
+        event_active(pe->at, EV_SIGNAL, (short)calls);
     pyle_leave_base(pe->pb);
     return 0;
+}
+
+static int blocks(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+
+    return flags >= 0 && !(flags & O_NONBLOCK);
 }
 
 int pyle_event_init(struct pyle_base *pb, struct pyle_event *pe, int fd, int what, int kind)
@@ -153,11 +163,14 @@ int pyle_event_init(struct pyle_base *pb, struct pyle_event *pe, int fd, int wha
         return rc;
     if ((what & io) && fd >= pb->fd_limit)
         rc = PYLE_RANGE;
+    else if (pyle_debug_mode && !(what & EV_SIGNAL) && fd >= 0 && blocks(fd))
+        rc = PYLE_BLOCKS; /* libevent would end the process */
     else if ((what & EV_CLOSED) && !(event_base_get_features(pb->base) & EV_FEATURE_EARLY_CLOSE))
         rc = PYLE_UNABLE;
     else if (event_assign(&pe->ev, pb->base, fd, (short)what, on[what & EV_SIGNAL ? PYLE_SIGNAL : kind], pe) < 0) {
         rc = pyle_failed();
     } else {
+        pe->at = &pe->ev;
         pe->pb = pb;
         pe->kind = what & EV_SIGNAL ? PYLE_SIGNAL : kind;
         pe->open = 1;
@@ -167,6 +180,64 @@ int pyle_event_init(struct pyle_base *pb, struct pyle_event *pe, int fd, int wha
     return rc;
 }
 
+/* Someone else's event (from_ptr): nothing of ours has to live for it. */
+int pyle_event_borrow(struct pyle_base *pb, struct pyle_event *pe, struct event *ev)
+{
+    int rc = pyle_enter_base(pb);
+
+    if (rc < 0)
+        return rc;
+    pe->at = ev;
+    pe->pb = pb;
+    pe->kind = event_get_events(ev) & EV_SIGNAL ? PYLE_SIGNAL : PYLE_EVENT;
+    pe->borrowed = pe->open = 1;
+    pyle_leave_base(pb);
+    return 0;
+}
+
+/* libevent waits for a signal's callback that runs in the loop's thread, and that may want the
+ * base's lock: then it is let go of for as long. Between these two the event stays where it is. */
+static int let_go(struct pyle_event *pe, int anyway)
+{
+    if (!pyle_elsewhere(pe->pb) || !(anyway || pe->kind == PYLE_SIGNAL))
+        return 0;
+    ++pe->pb->inflight;
+    pthread_mutex_unlock(&pe->pb->lock);
+    return 1;
+}
+
+static void take_back(struct pyle_event *pe, int was_let_go)
+{
+    if (!was_let_go)
+        return;
+    pthread_mutex_lock(&pe->pb->lock);
+    if (--pe->pb->inflight == 0)
+        pthread_cond_broadcast(&pe->pb->idle);
+}
+
+/* With how == 0 adds it, else makes it active. 1: the token is in use now. */
+static int arm(struct pyle_event *pe, long long token, const struct timeval *timeout, int how)
+{
+    int rc = may_arm(pe), taken, away;
+
+    if (rc < 0)
+        return rc;
+    taken = take_token(pe, token);
+    away = let_go(pe, 0);
+    if (how)
+        event_active(pe->at, (short)how, 1);
+    else if (event_add(pe->at, timeout) < 0)
+        rc = pyle_failed();
+    if (away && !pe->open) { /* closed meanwhile */
+        event_del_noblock(pe->at);
+        rc = PYLE_CLOSED;
+    }
+    take_back(pe, away);
+    if (rc < 0 && taken && pe->token == token)
+        spend_token(pe);
+    return rc < 0 ? rc : taken;
+}
+
 int pyle_event_add(struct pyle_event *pe, long long token, double seconds)
 {
     struct timeval tv;
@@ -174,18 +245,11 @@ int pyle_event_add(struct pyle_event *pe, long long token, double seconds)
 
     if (rc < 0)
         return rc;
-    rc = may_arm(pe);
-    if (rc == 0 && seconds < 0 && !IS_PENDING(pe) &&
-        !(event_get_events(&pe->ev) & (EV_READ | EV_WRITE | EV_CLOSED | EV_SIGNAL)))
+    if (seconds < 0 && !IS_PENDING(pe) &&
+        !(event_get_events(pe->at) & (EV_READ | EV_WRITE | EV_CLOSED | EV_SIGNAL)))
         rc = PYLE_IDLE;
-    if (rc == 0) {
-        if (event_add(&pe->ev, pyle_timeval(seconds, &tv) ? &tv : NULL) < 0) {
-            rc = pyle_failed();
-            count_signal(pe, 0);
-        } else {
-            rc = take_token(pe, token);
-        }
-    }
+    else
+        rc = arm(pe, token, pyle_timeout(pe->pb, seconds, &tv), 0);
     pyle_leave_base(pe->pb);
     return rc;
 }
@@ -199,13 +263,53 @@ int pyle_event_active(struct pyle_event *pe, long long token, int what)
     rc = enter(pe);
     if (rc < 0)
         return rc;
-    rc = may_arm(pe);
-    if (rc == 0) {
-        event_active(&pe->ev, (short)what, 1);
-        rc = take_token(pe, token);
-    }
+    rc = arm(pe, token, NULL, what);
     pyle_leave_base(pe->pb);
     return rc;
+}
+
+/* ---- the end of it, told by the loop when none of its callbacks can be running any more ---- */
+
+static void on_finalized(struct event *ev, void *arg)
+{
+    struct pyle_event *pe = arg;
+    struct pyle_base *pb = pe->pb;
+    long long token;
+    int answer;
+
+    pthread_mutex_lock(&pb->lock);
+    token = pe->token;
+    pe->token = 0;
+    pthread_mutex_unlock(&pb->lock);
+    if (pyle_exiting)
+        return;
+    answer = pyle_py_finalized(pb->slot, token);
+    if (answer == PYLE_RETRY && !pb->closed) {
+        pe->token = token;
+        event_finalize(0, ev, on_finalized);
+    }
+    if (answer == PYLE_RETRY || answer == PYLE_ERROR)
+        pyle_raise(pb);
+    pyle_after(pb);
+}
+
+long long pyle_event_finalize(struct pyle_event *pe, long long token)
+{
+    long long old;
+    int away, rc = pe->borrowed ? PYLE_BORROWED : enter(pe);
+
+    if (rc < 0)
+        return rc;
+    old = pe->token;
+    if (old)
+        spend_token(pe);
+    pe->token = token;
+    pe->open = 0;
+    away = let_go(pe, 1);
+    event_finalize(0, pe->at, on_finalized);
+    take_back(pe, away);
+    pyle_leave_base(pe->pb);
+    return old;
 }
 
 long long pyle_event_token(struct pyle_event *pe)
@@ -238,24 +342,20 @@ long long pyle_event_del(struct pyle_event *pe, int close)
     }
     if (close)
         pe->open = 0;
-    if (pyle_elsewhere(pb)) {
+    if (!close || !pe->borrowed) {
         /* As in C, wait for a callback that runs right now; not with the lock held. */
-        ++pb->inflight;
-        pthread_mutex_unlock(&pb->lock);
-        event_del(&pe->ev);
-        pthread_mutex_lock(&pb->lock);
-        pyle_kick(pb); /* it may have been the last one: the loop wants to know */
-        if (--pb->inflight == 0)
-            pthread_cond_broadcast(&pb->idle);
-    } else {
-        event_del(&pe->ev);
+        int away = let_go(pe, 1);
+        event_del(pe->at);
+        take_back(pe, away);
+        if (away)
+            pyle_kick(pb); /* it may have been the last one: the loop wants to know */
     }
     if (pe->token && !IS_PENDING(pe)) {
         token = pe->token;
         spend_token(pe);
     }
-    if (close)
-        event_debug_unassign(&pe->ev);
+    if (close && !pe->borrowed)
+        event_debug_unassign(pe->at);
     pthread_mutex_unlock(&pb->lock);
     return token;
 }
@@ -267,7 +367,7 @@ long long pyle_event_remove_timer(struct pyle_event *pe)
 
     if (rc < 0)
         return rc;
-    if (event_remove_timer(&pe->ev) < 0) {
+    if (event_remove_timer(pe->at) < 0) {
         token = pyle_failed();
     } else if (pe->token && !IS_PENDING(pe)) {
         token = pe->token;
@@ -285,7 +385,7 @@ int pyle_event_pending(struct pyle_event *pe, int what)
 
     if (rc < 0)
         return rc;
-    rc = event_pending(&pe->ev, (short)what, NULL);
+    rc = event_pending(pe->at, (short)what, NULL);
     pyle_leave_base(pe->pb);
     return rc;
 }
@@ -298,7 +398,7 @@ double pyle_event_expires(struct pyle_event *pe)
 
     if (rc < 0)
         return rc - 1;
-    if (event_pending(&pe->ev, EV_TIMEOUT, &tv) & EV_TIMEOUT) {
+    if (event_pending(pe->at, EV_TIMEOUT, &tv) & EV_TIMEOUT) {
         evutil_gettimeofday(&now, NULL);
         seconds = (double)(tv.tv_sec - now.tv_sec) + (double)(tv.tv_usec - now.tv_usec) / 1e6;
         if (seconds < 0)
@@ -314,7 +414,7 @@ int pyle_event_get_priority(struct pyle_event *pe)
 
     if (rc < 0)
         return rc;
-    rc = event_get_priority(&pe->ev);
+    rc = event_get_priority(pe->at);
     pyle_leave_base(pe->pb);
     return rc;
 }
@@ -327,7 +427,7 @@ int pyle_event_set_priority(struct pyle_event *pe, int priority)
         return rc;
     if (priority < 0 || priority >= event_base_get_npriorities(pe->pb->base))
         rc = PYLE_RANGE;
-    else if (event_priority_set(&pe->ev, priority) < 0)
+    else if (event_priority_set(pe->at, priority) < 0)
         rc = PYLE_FAIL;
     else
         pyle_note_priority(pe->pb, priority);
@@ -337,7 +437,67 @@ int pyle_event_set_priority(struct pyle_event *pe, int priority)
 
 struct event *pyle_event_ptr(struct pyle_event *pe)
 {
-    return pe->open && !pe->pb->closed ? &pe->ev : NULL;
+    return pe->open && !pe->pb->closed ? pe->at : NULL;
+}
+
+/* ---- all of a base's ---- */
+
+struct collection {
+    struct pyle_event_info *out;
+    int max, n;
+    struct timeval now;
+};
+
+/* Under the base's lock, which event_pending() would take again. */
+static int collect(const struct event_base *base, const struct event *ev, void *arg)
+{
+    struct collection *c = arg;
+    struct pyle_event_info *info = &c->out[c->n];
+    event_callback_fn fn = event_get_callback(ev);
+    int flags = ev->ev_evcallback.evcb_flags;
+
+    (void)base;
+    if (c->n++ >= c->max)
+        return 0;
+    memset(info, 0, sizeof(*info));
+    if (fn == on_event || fn == on_timer || fn == on_signal)
+        info->token = ((struct pyle_event *)event_get_callback_arg(ev))->token;
+    info->fd = event_get_fd(ev);
+    info->events = event_get_events(ev);
+    info->priority = event_get_priority(ev);
+    info->internal = (flags & EVLIST_INTERNAL) != 0;
+    if (flags & EVLIST_INSERTED)
+        info->pending = info->events & (EV_READ | EV_WRITE | EV_CLOSED | EV_SIGNAL);
+    if (flags & (EVLIST_ACTIVE | EVLIST_ACTIVE_LATER))
+        info->pending |= ev->ev_res;
+    info->seconds = -1;
+    if (flags & EVLIST_TIMEOUT) {
+        long usec = ev->ev_timeout.tv_usec & COMMON_USEC;
+        info->pending |= EV_TIMEOUT;
+        info->seconds = (double)(ev->ev_timeout.tv_sec - c->now.tv_sec) +
+                        (double)(usec - c->now.tv_usec) / 1e6;
+        if (info->seconds < 0)
+            info->seconds = 0;
+    }
+    return 0;
+}
+
+int pyle_base_events(struct pyle_base *pb, struct pyle_event_info *out, int max)
+{
+    struct collection c = {out, max, 0, {0, 0}};
+    struct evutil_monotonic_timer *clock = evutil_monotonic_timer_new();
+    int rc = clock ? pyle_enter_base(pb) : PYLE_NOMEM;
+
+    if (rc == 0) {
+        evutil_configure_monotonic_time(clock, 0);
+        evutil_gettime_monotonic(clock, &c.now);
+        event_base_foreach_event(pb->base, collect, &c);
+        pyle_leave_base(pb);
+        rc = c.n;
+    }
+    if (clock)
+        evutil_monotonic_timer_free(clock);
+    return rc;
 }
 
 void pyle_signal_lock(int on)

@@ -217,18 +217,22 @@ static void on_accept_error(struct evconnlistener *lev, void *arg)
 
 /* ---- opening, closing ---- */
 
+static int assign_resume(struct pyle_listener *pl)
+{
+    int rc = event_assign(&pl->resume_event, pl->pb->base, -1, 0, on_resume, pl);
+
+    if (rc == 0)
+        pyle_note_priority(pl->pb, event_get_priority(&pl->resume_event));
+    return rc;
+}
+
 static int opened(struct pyle_listener *pl, int flags)
 {
-    int rc;
-
     if (!pl->lev)
         return pyle_failed();
     evconnlistener_set_error_cb(pl->lev, on_accept_error);
     pl->wanted = !(flags & LEV_OPT_DISABLED);
-    rc = event_assign(&pl->resume_event, pl->pb->base, -1, 0, on_resume, pl);
-    if (rc == 0)
-        pyle_note_priority(pl->pb, event_get_priority(&pl->resume_event));
-    return rc;
+    return assign_resume(pl);
 }
 
 static int enter(struct pyle_listener *pl)
@@ -284,6 +288,43 @@ int pyle_listener_bind(struct pyle_listener *pl, const void *address, int length
     return rc;
 }
 
+int pyle_listener_borrow(struct pyle_listener *pl, struct evconnlistener *lev)
+{
+    int rc = enter(pl);
+
+    if (rc < 0)
+        return rc;
+    pl->lev = lev;
+    pl->borrowed = pl->wanted = 1;
+    rc = assign_resume(pl);
+    pyle_leave_base(pl->pb);
+    return rc;
+}
+
+int pyle_listener_setcb(struct pyle_listener *pl, int errors)
+{
+    int rc = check(pl, 0);
+
+    if (rc < 0 || !pl->borrowed)
+        return rc;
+    pl->has_callbacks = 1;
+    if (errors)
+        evconnlistener_set_error_cb(pl->lev, on_accept_error);
+    else
+        evconnlistener_set_cb(pl->lev, on_accept, pl);
+    return 0;
+}
+
+static void give_back(struct pyle_listener *pl, struct evconnlistener *lev)
+{
+    if (!pl->has_callbacks)
+        return;
+    evconnlistener_set_error_cb(lev, NULL);
+    evconnlistener_disable(lev);
+    evconnlistener_set_cb(lev, NULL, NULL);
+    evconnlistener_enable(lev); /* in this order connections wait until C sets another callback */
+}
+
 int pyle_listener_close(struct pyle_listener *pl)
 {
     struct evconnlistener *lev = pl->lev;
@@ -297,7 +338,10 @@ int pyle_listener_close(struct pyle_listener *pl)
     if (pl->held_fd >= 0)
         close(pl->held_fd);
     pl->held_fd = -1;
-    evconnlistener_free(lev);
+    if (pl->borrowed)
+        give_back(pl, lev);
+    else
+        evconnlistener_free(lev);
     return 0;
 }
 

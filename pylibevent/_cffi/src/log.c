@@ -10,7 +10,7 @@
 
 int pyle_log_waiting;
 static struct { int severity; char text[TEXT]; } ring[RING];
-static unsigned first, count;
+static unsigned first, count, lost;
 static pthread_mutex_t ring_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void on_log(int severity, const char *text)
@@ -26,6 +26,8 @@ static void on_log(int severity, const char *text)
         strncpy(ring[at].text, text, TEXT - 1);
         ring[at].text[TEXT - 1] = '\0';
         __atomic_store_n(&pyle_log_waiting, 1, __ATOMIC_RELEASE);
+    } else {
+        ++lost;
     }
     pthread_mutex_unlock(&ring_lock);
     errno = error;
@@ -53,8 +55,12 @@ int pyle_log_take(char *out, int size)
         snprintf(out, (size_t)size, "%s", ring[first].text);
         first = (first + 1) % RING;
         --count;
+    } else if (lost > 0) {
+        severity = EVENT_LOG_WARN;
+        snprintf(out, (size_t)size, "%u messages lost", lost);
+        lost = 0;
     }
-    if (count == 0)
+    if (count == 0 && lost == 0)
         __atomic_store_n(&pyle_log_waiting, 0, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&ring_lock);
     return severity;

@@ -38,7 +38,11 @@ enum pyle_code {
     PYLE_PRIORITY = -17, /* events exist that the new number of priorities has no room for */
     PYLE_UNABLE = -18,  /* not with this backend */
     PYLE_IDLE = -19,    /* an event that would wait for nothing */
-    PYLE_DEEP = -20     /* callbacks that make calls that call back: too deep */
+    PYLE_DEEP = -20,    /* callbacks that make calls that call back: too deep */
+    PYLE_LATE = -21,    /* not after the first base */
+    PYLE_BLOCKS = -22,  /* in debug mode: a blocking descriptor */
+    PYLE_FILTERED = -23, /* a filter on top of it has its callbacks */
+    PYLE_BORROWED = -24  /* C's, and not for us to do */
 };
 
 /* What a Python callback says. 0 is what cffi returns when an exception (a signal's, most
@@ -66,6 +70,10 @@ struct pyle_base {
     int inflight;              /* threads in a blocking event_del */
     int n_signals;             /* armed signal events */
     int max_priority;          /* the highest that any event here has */
+    long long firing;          /* the token of the event whose callback runs, or 0 */
+    const struct timeval **common; /* what event_base_init_common_timeout gave */
+    int n_common;
+    int borrowed;              /* base is somebody else's */
     int wake[2];               /* Python's wakeup descriptor: [1] is written by its signal handler */
     int wake_chain;            /* the descriptor that was the wakeup descriptor before, or -1 */
     struct event wake_event;   /* internal: [0] is readable */
@@ -89,10 +97,12 @@ struct pyle_base {
 
 struct pyle_event {
     struct event ev;
+    struct event *at; /* ev, or one of somebody else's */
     struct pyle_base *pb;
     long long token;  /* what holds the Python object in the base's table while pending; 0: not */
     int kind;
     int open;
+    int borrowed;
 };
 
 struct pyle_buf {
@@ -148,6 +158,12 @@ struct pyle_bev {
     uintptr_t locker;
     int lock_depth;
     struct pyle_bev *partner;  /* of a pair, while both are open */
+    struct pyle_bev *under;    /* of a filter: what it is on, counted, and until the end */
+    struct pyle_bev *over;     /* the filter that is on it */
+    short filters;             /* the directions in which a function of Python's does it */
+    short stalled;             /* those in which it waits for a view to go */
+    int borrowed;              /* bev is somebody else's; we have a reference */
+    int has_callbacks;         /* ours are set in it */
     struct pyle_buf *input, *output;
     struct pyle_bev *next;
     int queued;
@@ -161,6 +177,8 @@ struct pyle_listener {
     int wanted;                /* the user has it enabled */
     int paused;                /* on pb->paused */
     struct event resume_event; /* after a failed accept: try again */
+    int borrowed;              /* lev is somebody else's */
+    int has_callbacks;         /* ours are set in it */
     int held_fd;               /* accepted, not yet delivered */
     int held_len;
     struct sockaddr_storage held_addr;
@@ -170,6 +188,7 @@ struct pyle_listener {
 /* base.c */
 extern unsigned pyle_fork_gen;
 extern int pyle_exiting;
+extern int pyle_debug_mode;
 extern __thread int pyle_sync;       /* depth of our calls that may call back, within the loop */
 extern __thread int pyle_sync_raised; /* how many callbacks of the innermost one have raised */
 extern __thread struct pyle_base *pyle_here; /* the base whose loop this thread is in */
@@ -189,6 +208,9 @@ void pyle_note_priority(struct pyle_base *pb, int priority);
 int pyle_fd_fits(int limit); /* the next descriptor that the system gives out */
 int pyle_fd_waits(struct pyle_base *pb, int fd); /* may it be waited for? */
 int pyle_timeval(double seconds, struct timeval *tv); /* < 0: none, returns 0 */
+/* The same as a pointer, NULL for none; it is libevent's own where it is a common timeout. */
+const struct timeval *pyle_timeout(struct pyle_base *pb, double seconds, struct timeval *tv);
+#define COMMON_USEC 0xfffff /* the microseconds of such a one; above them is libevent's mark */
 int pyle_sync_enter(void); /* what leave wants back */
 ssize_t pyle_sync_leave(int outer, ssize_t rc);
 
@@ -213,6 +235,9 @@ void pyle_buf_uncall(struct pyle_buf *b); /* no callbacks of Python's any more; 
 int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes);
 int pyle_buf_enter_to_read(struct pyle_call *c, struct pyle_buf *b, int changes);
 ssize_t pyle_buf_leave(struct pyle_call *c, ssize_t rc);
+/* how is given the buffers and n; it answers as libevent does, or with a pyle_code */
+ssize_t pyle_buf_move(struct pyle_buf *dst, struct pyle_buf *src,
+                      ssize_t (*how)(struct evbuffer *, struct evbuffer *, size_t), size_t n);
 extern int pyle_pins_waiting;
 
 /* bufferevent.c */
