@@ -222,8 +222,9 @@ class EventBase(Handle):
 
     exception_handler: ExceptionHandler | None
     """Called as fn(exception, source) with what a callback raised, if it is an Exception, instead
-    of ending the loop; source is the Event, BufferEvent or Listener. What it raises itself leaves
-    `dispatch()`. None, the default: whatever a callback raises leaves `dispatch()`."""
+    of ending the loop; source is the Event, BufferEvent, Listener or EvBuffer, None for a
+    FileSegment's cleanup. What it raises itself leaves `dispatch()`. None, the default: whatever a
+    callback raises leaves `dispatch()`."""
 
     def __init__(self, config: EventConfig | None = None) -> None:
         """Wraps event_base_new_with_config. Raises OSError when descriptors run out."""

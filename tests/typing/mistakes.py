@@ -17,6 +17,7 @@ from pylibevent import (
     EventBase,
     EventConfig,
     EventFlags,
+    FileSegment,
     Listener,
     RateLimitGroup,
     Signal,
@@ -117,6 +118,15 @@ def rate_limits(base: EventBase, bev: BufferEvent, config: TokenBucketConfig) ->
     bev.read_limit = 1  # type: ignore[misc]
     RateLimitGroup(config, base)  # type: ignore[arg-type]
     RateLimitGroup(base, config).get_totals() + 1  # type: ignore[operator]
+
+
+def more_of_buffers(base: EventBase, buffer: EvBuffer) -> None:
+    buffer.add_iovec(b"bytes")  # type: ignore[arg-type]
+    buffer.add_iovec(["text"])  # type: ignore[list-item]
+    buffer.commit_space(buffer.reserve_space(1))  # type: ignore[arg-type]
+    buffer.add_file_segment(base)  # type: ignore[arg-type]
+    buffer.defer_callbacks()  # type: ignore[call-arg]
+    FileSegment("path")  # type: ignore[arg-type]
 
 
 def the_raw_layer(base: EventBase) -> None:

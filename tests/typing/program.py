@@ -29,8 +29,11 @@ from pylibevent import (
     EV_READ,
     EV_TIMEOUT,
     EV_WRITE,
+    EVBUF_FS_DISABLE_SENDFILE,
+    EVBUFFER_CB_ENABLED,
     EVBUFFER_EOL_CRLF,
     EVBUFFER_EOL_LF,
+    EVBUFFER_FLAG_DRAINS_TO_FD,
     EVBUFFER_PTR_ADD,
     EVENT_BASE_COUNT_ADDED,
     EVENT_BASE_FLAG_PRECISE_TIMER,
@@ -39,9 +42,11 @@ from pylibevent import (
     LEV_OPT_CLOSE_ON_FREE,
     LEV_OPT_REUSEABLE,
     BaseFlags,
+    BufferCallbackFlags,
     BufferEvent,
     BufferEventFlags,
     BufferEventOptions,
+    BufferFlags,
     BufferPosition,
     CallbackEntry,
     ClosedError,
@@ -53,6 +58,8 @@ from pylibevent import (
     EventConfig,
     EventFlags,
     EventInfo,
+    FileSegment,
+    FileSegmentFlags,
     FilterResult,
     FlushMode,
     LibeventError,
@@ -172,6 +179,41 @@ def use_buffer() -> None:
         with buffer.pullup() as view:
             print(len(view), [len(piece) for piece in buffer.peek()])
         print(line, lines, moved, filled, len(buffer), bytes(buffer), buffer == b"", b"x" in buffer)
+
+
+def use_space_locks_and_deferred_callbacks() -> None:
+    with EventBase() as base, EvBuffer() as buffer:
+        added: int = buffer.add_iovec([b"one", bytearray(b"two"), memoryview(b"three")])
+        views: list[memoryview] = buffer.reserve_space(100, n_vecs=1)
+        views[0][:4] = b"four"
+        buffer.commit_space(4)
+        other = EvBuffer()
+        other.add_buffer_reference(buffer)
+        buffer.enable_locking()
+        with buffer.lock() as locked:
+            locked.add(b"!")
+        entry = buffer.add_cb(lambda buffer, size, added, deleted: print(added))
+        entry.clear_flags(EVBUFFER_CB_ENABLED)
+        flags: BufferCallbackFlags = EVBUFFER_CB_ENABLED
+        buffer.defer_callbacks(base)
+        buffer.set_flags(EVBUFFER_FLAG_DRAINS_TO_FD)
+        drains: BufferFlags = EVBUFFER_FLAG_DRAINS_TO_FD
+        same = EvBuffer.from_ptr(buffer.ptr)
+        print(added, len(other), entry.enabled, flags, drains, len(same))
+        same.close()
+
+
+def use_file_segment() -> None:
+    flags: FileSegmentFlags = EVBUF_FS_DISABLE_SENDFILE
+    with (
+        open(__file__, "rb") as file,
+        FileSegment(file, 0, 100, flags) as segment,
+        EvBuffer() as buffer,
+    ):
+        segment.add_cleanup_cb(print, "the segment has gone")
+        buffer.add_file_segment(segment, offset=10, length=20)
+        buffer.add_file(file, 0, 10)
+        print(len(buffer), segment.closed)
 
 
 def use_buffer_position() -> None:

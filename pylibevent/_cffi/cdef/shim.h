@@ -8,6 +8,7 @@ struct pyle_bev;
 struct pyle_listener;
 struct pyle_limit;
 struct pyle_group;
+struct pyle_segment;
 
 /* ---- base.c ---- */
 int pyle_init(void);
@@ -15,6 +16,7 @@ void pyle_before_fork(void);
 void pyle_after_fork(int in_child);
 void pyle_set_exiting(void);
 int pyle_outermost(void);                               /* no loop and no call up the stack */
+int pyle_loop_slot(void);                               /* of the loop that has to raise; -1: a call has */
 int pyle_raised(void);                                  /* behind a PYLE_RAISED: how many exceptions */
 
 struct pyle_base *pyle_base_new(int slot);              /* NULL: no memory */
@@ -87,6 +89,7 @@ int pyle_base_events(struct pyle_base *, struct pyle_event_info *out, int max);
 
 /* ---- buffer.c ---- */
 struct pyle_buf *pyle_buf_new(void);                           /* NULL: no memory */
+struct pyle_buf *pyle_buf_borrow(struct evbuffer *);           /* the same */
 void pyle_buf_unref(struct pyle_buf *);
 int pyle_buf_close(struct pyle_buf *);
 struct evbuffer *pyle_buf_ptr(struct pyle_buf *);
@@ -113,6 +116,23 @@ ssize_t pyle_buf_remove_buffer(struct pyle_buf *src, struct pyle_buf *dst, size_
 int pyle_buf_add_reference(struct pyle_buf *, const void *data, size_t n, long long pin);
 long long pyle_pin_take(void);                                 /* a pin let go of, 0: none */
 int pyle_buf_add_file(struct pyle_buf *, int fd, long long offset, long long length); /* takes fd */
+int pyle_buf_add_segment(struct pyle_buf *, struct pyle_segment *, long long offset, long long length);
+int pyle_buf_add_iovec(struct pyle_buf *, struct evbuffer_iovec *vec, int n, size_t total);
+int pyle_buf_add_buffer_reference(struct pyle_buf *dst, struct pyle_buf *src);
+int pyle_buf_reserve(struct pyle_buf *, size_t n, struct evbuffer_iovec *out, int max);
+int pyle_buf_hold(struct pyle_buf *, size_t n);                /* n of the reserved bytes: one more view */
+int pyle_buf_commit(struct pyle_buf *, size_t n);              /* which this lets go of */
+int pyle_buf_flags(struct pyle_buf *, unsigned long long flags, int on);
+int pyle_buf_defer(struct pyle_buf *, struct pyle_base *);
+int pyle_buf_enable_locking(struct pyle_buf *);
+int pyle_buf_lock(struct pyle_buf *);
+int pyle_buf_unlock(struct pyle_buf *);
+struct pyle_segment *pyle_segment_new(struct evbuffer_file_segment *); /* NULL: not open yet; NULL: no memory */
+void pyle_segment_unref(struct pyle_segment *);
+int pyle_segment_open(struct pyle_segment *, int fd, long long offset, long long length, unsigned flags); /* takes fd */
+int pyle_segment_close(struct pyle_segment *);
+struct evbuffer_file_segment *pyle_segment_ptr(struct pyle_segment *); /* NULL once closed */
+int pyle_segment_cleanup(struct pyle_segment *, long long pin); /* let go of when the segment is freed */
 ssize_t pyle_buf_read(struct pyle_buf *, int fd, int n);
 ssize_t pyle_buf_write(struct pyle_buf *, int fd, ssize_t n);
 int pyle_buf_freeze(struct pyle_buf *, int at_front, int on);

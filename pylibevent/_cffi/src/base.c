@@ -142,6 +142,11 @@ int pyle_outermost(void)
     return pyle_here == NULL && pyle_sync == 0;
 }
 
+int pyle_loop_slot(void)
+{
+    return pyle_here && pyle_sync == 0 ? pyle_here->slot : -1;
+}
+
 int pyle_sync_enter(void)
 {
     int outer = pyle_sync_raised;
@@ -537,6 +542,7 @@ int pyle_base_free(struct pyle_base *pb)
         return 0;
     do_chores(pb);
     do_resume(pb);
+    pyle_later_end(pb);
     close_wake(pb);
     event_del(&pb->kick_event);
     event_debug_unassign(&pb->kick_event);
@@ -616,6 +622,7 @@ int pyle_base_loop(struct pyle_base *pb, int flags, int chained_wakefd)
     pb->wake_chain = chained_wakefd;
     if (pb->bev_resume)
         pyle_kick(pb);
+    pyle_later_start(pb);
     pyle_hold_base(pb);
     pyle_leave_base(pb);
 

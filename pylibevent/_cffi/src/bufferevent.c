@@ -882,22 +882,33 @@ static int read_buffer(struct pyle_bev *pv, struct evbuffer *buf)
     CALL(pv, move_in(pv, bev, buf));
 }
 
+/* Its lock first, then that of the buffer, as in buffer.c: libevent holds it in callbacks. */
+static int with_buffer(struct pyle_bev *pv, struct pyle_buf *b, int reads)
+{
+    struct pyle_use u;
+    struct pyle_call c;
+    int rc = begin(pv, &u, 0);
+
+    if (rc < 0)
+        return rc;
+    u.sync = pyle_sync_enter();
+    bufferevent_lock(u.bev);
+    rc = reads ? pyle_buf_enter(&c, b, 1) : pyle_buf_enter_to_read(&c, b, 1);
+    if (rc == 0)
+        rc = (int)pyle_buf_leave(&c, reads ? read_buffer(pv, b->buf) : write_buffer(pv, b->buf));
+    bufferevent_unlock(u.bev);
+    return done(pv, &u, rc);
+}
+
 int pyle_bev_write_buffer(struct pyle_bev *pv, struct pyle_buf *b)
 {
-    struct pyle_call c;
-    int rc = pyle_buf_enter_to_read(&c, b, 1);
-
-    return rc < 0 ? rc : (int)pyle_buf_leave(&c, write_buffer(pv, b->buf));
+    return with_buffer(pv, b, 0);
 }
 
 int pyle_bev_read_buffer(struct pyle_bev *pv, struct pyle_buf *b)
 {
-    struct pyle_call c;
-    int rc = pyle_buf_enter(&c, b, 1);
+    int rc = with_buffer(pv, b, 1);
 
-    if (rc < 0)
-        return rc;
-    rc = (int)pyle_buf_leave(&c, read_buffer(pv, b->buf));
     if (pv->stuck)
         pyle_bev_resume_soon(pv);
     return rc;

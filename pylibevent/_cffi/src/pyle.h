@@ -91,6 +91,10 @@ struct pyle_base {
     struct pyle_base *next, **to_this; /* all bases, for fork */
     int locks;                 /* of its bufferevents, held by lock() */
     int free_after_unlock;
+    struct event later_event;  /* calls the deferred callbacks of buffers; assigned on first use */
+    int later_assigned;
+    int delivering;
+    struct pyle_buf *later, **later_end; /* the buffers that have some, oldest first */
 };
 
 struct pyle_event {
@@ -117,6 +121,20 @@ struct pyle_buf {
     int has_file;              /* holds a sendfile segment */
     long long token;           /* for its Python callbacks; 0: none */
     struct evbuffer_cb_entry *cb;
+    int borrowed;              /* a C library's: never freed here */
+    int drains;                /* EVBUFFER_FLAG_DRAINS_TO_FD: files that are added go by sendfile */
+    int frozen;                /* at the front, by the user */
+    int n_reserved;            /* reserve_space(): so many vecs, until the next change */
+    struct evbuffer_iovec *reserved;
+    struct pyle_base *deferred; /* defer_callbacks(): whose loop calls them, counted */
+    struct pyle_buf *next;     /* on its list, under its lock */
+    int queued;
+    size_t n_added, n_deleted; /* what the deferred callbacks have not been told yet */
+    int locking;               /* enable_locking(): any thread, one after the other */
+    int inside;                /* then: threads (and calls of theirs) that have the lock or wait */
+    unsigned lock_gen;         /* of the process that made the lock */
+    uintptr_t locker;          /* lock(): by this thread, */
+    int lock_depth;            /* so many times */
 };
 
 struct pyle_bev {
@@ -233,6 +251,9 @@ struct pyle_call {             /* one of our calls on a buffer, between enter an
     int locked;
     int sync;
 };
+void pyle_later_end(struct pyle_base *pb); /* no deferred callbacks any more */
+void pyle_later_start(struct pyle_base *pb); /* the loop starts: those that wait */
+#define PYLE_REARRANGES 2 /* changes: not its bytes, just where they lie */
 void pyle_buf_uncall(struct pyle_buf *b); /* no callbacks of Python's any more; b may be NULL */
 int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes);
 int pyle_buf_enter_to_read(struct pyle_call *c, struct pyle_buf *b, int changes);
