@@ -9,12 +9,13 @@ BUILD_INPUTS = pyproject.toml setup.py build_libevent.py pylibevent/_version.py 
 export PYTHON VENV
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help echo test lint clean
+.PHONY: help echo test lint generate clean
 
 help:
 	@echo 'make echo [ARGS="--port 8899"]         install what is missing, build, run examples/echo_server.py'
 	@echo 'make test [PYTEST_ARGS="-k buffer"]    the same set-up, then the tests'
-	@echo 'make lint                              ruff, mypy --strict and the C compiler with its warnings as errors'
+	@echo 'make lint                              ruff, mypy --strict, pyright, the C compiler with its warnings as errors'
+	@echo 'make generate                          write what is made by scripts: the raw layer'\''s types, docs/api_coverage.md'
 	@echo 'make clean                             remove the virtual environment and all that was built'
 	@echo 'PYTHON=python3.13 before or after any  which Python, 3.10 or later (python3)'
 
@@ -28,8 +29,15 @@ lint: $(VENV)/installed-test $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python scripts/make_stub.py --check
+	$(BIN)/python scripts/api_coverage.py --check
 	@set -e; for file in pylibevent/_cffi/src/*.c; do \
 		echo "cc $$file"; cc $(CFLAGS_LINT) $$(pkg-config --cflags libevent_core) $$file; done
+
+generate: $(VENV)/installed
+	$(BIN)/python scripts/make_stub.py
+	$(BIN)/python scripts/api_coverage.py
 
 # An editable install: edits of Python files need no new one, edits of what is compiled do.
 $(VENV)/installed: $(BUILD_INPUTS) scripts/setup.sh

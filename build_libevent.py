@@ -25,7 +25,7 @@ HEADERS = (
     "http", "http_struct", "http_compat", "tag", "tag_compat",
     "shim", "callbacks",
 )  # fmt: skip
-SOURCES = ("base", "event", "buffer", "bufferevent", "listener", "log")
+SOURCES = ("base", "event", "buffer", "bufferevent", "ratelimit", "listener", "log", "tag")
 PRELUDE = '#include "preamble.h"\n#include "pyle.h"\n'
 
 # Never plain -levent, which libevent_pthreads.pc and libevent_openssl.pc ask for: it is a second
@@ -33,6 +33,7 @@ PRELUDE = '#include "preamble.h"\n#include "pyle.h"\n'
 LIBEVENT = ["libevent_core >= 2.1.12", "libevent_extra >= 2.1.12"]
 LIBRARIES = ["event_core", "event_extra", "event_pthreads"]
 OPENSSL = ["libevent_openssl >= 2.1.12", "openssl"]
+HEADERS_SSL = ("bufferevent_ssl",)
 OPENSSL_LIBRARIES = ["event_openssl", "event_core", "ssl", "crypto"]
 
 MISSING = (
@@ -52,6 +53,21 @@ def have_openssl() -> bool:
     except PkgConfigError:
         return False
     return True
+
+
+def declare(headers: tuple[str, ...], include: FFI | None = None) -> FFI:
+    """What the cdef files declare; the stubs of the raw layer are made of it."""
+    ffi = FFI()
+    if include:
+        ffi.include(include)
+    for name in headers:
+        text = (CFFI / "cdef" / f"{name}.h").read_text()
+        if name == "callbacks":
+            text = f'extern "Python+C" {{ {text} }}'
+        elif name == "shim":
+            text = "struct pyle_event { ...; };" + text
+        ffi.cdef(text)
+    return ffi
 
 
 def make(
@@ -75,16 +91,7 @@ def make(
     flags["sources"] = [os.path.relpath(CFFI / "src" / f"{name}.c") for name in sources]
     # An edit of any of these rebuilds the module, as an edit of a source does.
     flags["depends"] = [os.path.relpath(path) for path in (Path(__file__), *CFFI.glob("*/*.h"))]
-    ffi = FFI()
-    if include:
-        ffi.include(include)
-    for name in headers:
-        text = (CFFI / "cdef" / f"{name}.h").read_text()
-        if name == "callbacks":
-            text = f'extern "Python+C" {{ {text} }}'
-        elif name == "shim":
-            text = "struct pyle_event { ...; };" + text
-        ffi.cdef(text)
+    ffi = declare(headers, include)
     ffi.set_source(module, prelude, **flags)
     return ffi
 
@@ -96,7 +103,7 @@ def ffibuilder() -> FFI:
 def ffibuilder_ssl() -> FFI:
     return make(
         "pylibevent._libevent_ssl",
-        ("bufferevent_ssl",),
+        HEADERS_SSL,
         PRELUDE + "#include <event2/bufferevent_ssl.h>\n#include <openssl/ssl.h>\n",
         LIBEVENT + OPENSSL,
         OPENSSL_LIBRARIES,

@@ -6,9 +6,10 @@ each C struct, their methods named as the C functions less the prefix.
 
 from __future__ import annotations
 
+from . import tag, util
 from ._libevent import ffi, lib
 from ._version import __version__
-from .buffer import BufferPosition, CallbackEntry, EvBuffer
+from .buffer import BufferPosition, CallbackEntry, EvBuffer, FileSegment
 from .bufferevent import BufferEvent
 from .constants import (
     BEV_ERROR,
@@ -36,16 +37,24 @@ from .constants import (
     EV_FEATURE_FDS,
     EV_FEATURE_O1,
     EV_FINALIZE,
+    EV_MONOT_FALLBACK,
+    EV_MONOT_PRECISE,
     EV_PERSIST,
     EV_READ,
     EV_SIGNAL,
     EV_TIMEOUT,
     EV_WRITE,
+    EVBUF_FS_CLOSE_ON_FREE,
+    EVBUF_FS_DISABLE_LOCKING,
+    EVBUF_FS_DISABLE_MMAP,
+    EVBUF_FS_DISABLE_SENDFILE,
+    EVBUFFER_CB_ENABLED,
     EVBUFFER_EOL_ANY,
     EVBUFFER_EOL_CRLF,
     EVBUFFER_EOL_CRLF_STRICT,
     EVBUFFER_EOL_LF,
     EVBUFFER_EOL_NUL,
+    EVBUFFER_FLAG_DRAINS_TO_FD,
     EVBUFFER_PTR_ADD,
     EVBUFFER_PTR_SET,
     EVENT_BASE_COUNT_ACTIVE,
@@ -70,16 +79,20 @@ from .constants import (
     LEV_OPT_REUSEABLE_PORT,
     LEV_OPT_THREADSAFE,
     BaseFlags,
+    BufferCallbackFlags,
     BufferEventFlags,
     BufferEventOptions,
+    BufferFlags,
     CountFlags,
     EolStyle,
     EventFlags,
+    FileSegmentFlags,
     FilterResult,
     FlushMode,
     ListenerOptions,
     LoopFlags,
     MethodFeatures,
+    MonotonicFlags,
     PtrHow,
     TriggerOptions,
 )
@@ -98,6 +111,7 @@ from .event import (
     version,
 )
 from .listener import Listener
+from .ratelimit import RateLimitGroup, TokenBucketConfig
 
 __all__ = [
     "BEV_ERROR",
@@ -118,13 +132,19 @@ __all__ = [
     "BEV_OPT_UNLOCK_CALLBACKS",
     "BEV_TRIG_DEFER_CALLBACKS",
     "BEV_TRIG_IGNORE_WATERMARKS",
+    "EVBUFFER_CB_ENABLED",
     "EVBUFFER_EOL_ANY",
     "EVBUFFER_EOL_CRLF",
     "EVBUFFER_EOL_CRLF_STRICT",
     "EVBUFFER_EOL_LF",
     "EVBUFFER_EOL_NUL",
+    "EVBUFFER_FLAG_DRAINS_TO_FD",
     "EVBUFFER_PTR_ADD",
     "EVBUFFER_PTR_SET",
+    "EVBUF_FS_CLOSE_ON_FREE",
+    "EVBUF_FS_DISABLE_LOCKING",
+    "EVBUF_FS_DISABLE_MMAP",
+    "EVBUF_FS_DISABLE_SENDFILE",
     "EVENT_BASE_COUNT_ACTIVE",
     "EVENT_BASE_COUNT_ADDED",
     "EVENT_BASE_COUNT_VIRTUAL",
@@ -144,6 +164,8 @@ __all__ = [
     "EV_FEATURE_FDS",
     "EV_FEATURE_O1",
     "EV_FINALIZE",
+    "EV_MONOT_FALLBACK",
+    "EV_MONOT_PRECISE",
     "EV_PERSIST",
     "EV_READ",
     "EV_SIGNAL",
@@ -159,9 +181,11 @@ __all__ = [
     "LEV_OPT_REUSEABLE_PORT",
     "LEV_OPT_THREADSAFE",
     "BaseFlags",
+    "BufferCallbackFlags",
     "BufferEvent",
     "BufferEventFlags",
     "BufferEventOptions",
+    "BufferFlags",
     "BufferPosition",
     "CallbackEntry",
     "ClosedError",
@@ -173,6 +197,8 @@ __all__ = [
     "EventConfig",
     "EventFlags",
     "EventInfo",
+    "FileSegment",
+    "FileSegmentFlags",
     "FilterResult",
     "FlushMode",
     "LibeventError",
@@ -181,9 +207,12 @@ __all__ = [
     "ListenerOptions",
     "LoopFlags",
     "MethodFeatures",
+    "MonotonicFlags",
     "PtrHow",
+    "RateLimitGroup",
     "Signal",
     "Timer",
+    "TokenBucketConfig",
     "TriggerOptions",
     "__version__",
     "enable_debug_logging",
@@ -192,5 +221,7 @@ __all__ = [
     "header_version",
     "lib",
     "supported_methods",
+    "tag",
+    "util",
     "version",
 ]

@@ -6,9 +6,20 @@ import operator
 import os
 import socket
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ._libevent import ffi, lib
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVarTuple
+
+    Args = TypeVarTuple("Args")  # what a callback gets behind its own arguments: C's void *arg
+
+
+class Variadic(Protocol):
+    """A callback that takes whatever comes; pyright cannot match it with Args."""
+
+    def __call__(self, *args: object) -> object: ...
 
 
 class HasFileno(Protocol):

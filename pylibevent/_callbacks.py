@@ -36,7 +36,7 @@ next_token = itertools.count(1).__next__
 tables: list[dict[int, Any] | None] = []  # of the bases whose loop runs
 bases: weakref.WeakValueDictionary[int, EventBase] = weakref.WeakValueDictionary()
 buffers: weakref.WeakValueDictionary[int, EvBuffer] = weakref.WeakValueDictionary()
-pins: dict[int, Any] = {}  # what add_reference() has lent to libevent
+pins: dict[int, Any] = {}  # what libevent was lent, and what waits for it to be done
 finalizing: dict[int, Any] = {}  # events that outlive their base's table
 log = logging.getLogger("libevent")
 
@@ -287,19 +287,38 @@ def accept_error(slot: int, token: int, error: int) -> int:
 
 
 @callback
-def buffer(token: int, orig_size: int, n_added: int, n_deleted: int) -> int:
+def buffer(slot: int, token: int, orig_size: int, n_added: int, n_deleted: int) -> int:
     source = buffers.get(token)
-    if source is None:
+    if slot >= 0:
+        table_of(slot).pop(token, None)
+    if source is None or not (n_added or n_deleted):
         return DONE
     raised: list[BaseException] = []
     entered = True  # noqa: F841
     for entry in tuple(source._callbacks):
-        if not entry.active:  # removed by one before it
+        if not (entry.active and entry.enabled):  # perhaps by one before it
             continue
         try:
             entry.callback(source, orig_size, n_added, n_deleted, *entry.args)
         except BaseException as exception:
             raised.append(exception)
+    return several(raised, slot, source)
+
+
+def several(raised: list[BaseException], slot: int, source: Any) -> int:
+    """What several callbacks have raised: to the handler of the base whose loop called them, or
+    the first one goes on, and the others are reported."""
+    if slot >= 0 and (base := bases.get(slot)) and (handler := base.exception_handler):
+        left, raised[:] = raised[:], []
+        while left:
+            if isinstance(left[0], Exception):
+                try:
+                    handler(left[0], source)
+                except BaseException as error:
+                    raised.append(error)
+                del left[0]
+            else:
+                raised.append(left.pop(0))
     if not raised:
         return DONE
     stash.exceptions.append(raised.pop(0))
@@ -309,17 +328,38 @@ def buffer(token: int, orig_size: int, n_added: int, n_deleted: int) -> int:
 
 
 @callback
+def buffer_waits(slot: int, token: int) -> int:
+    source, base = buffers.get(token), bases.get(slot)
+    if source is not None and base is not None and not base.closed:
+        base._table[token] = source
+    return DONE
+
+
+@callback
 def signals() -> int:
     for _ in (0, 1):  # the interpreter runs signal handlers between steps of a loop at the latest
         pass
     return DONE
 
 
+class Cleanups(list[tuple[Any, tuple[Any, ...]]]):
+    """A pin that has functions to be called, with these arguments, when it is let go of."""
+
+
 @callback
 def release() -> int:
+    raised: list[BaseException] = []
     while pin := lib.pyle_pin_take():
-        pins.pop(pin, None)
-    return DONE
+        what = pins.pop(pin, None)
+        for function, args in what if type(what) is Cleanups else ():
+            try:
+                function(*args)
+            except BaseException as exception:
+                raised.append(exception)
+    if raised and lib.pyle_outermost():  # an object's end: there is no call that could raise
+        while raised:
+            unraisable(raised.pop(0))
+    return several(raised, lib.pyle_loop_slot(), None)
 
 
 LEVELS = {

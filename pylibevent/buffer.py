@@ -8,26 +8,38 @@ import operator
 import os
 import re
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import _callbacks as cb
-from ._args import MAX_SIZE, FileDescriptor, data, fileno, function, size
+from ._args import MAX_SIZE, FileDescriptor, data, fileno, function, integer, pointer, size
 from ._handle import Handle
 from ._libevent import ffi, lib
 from .constants import (
+    EVBUF_FS_DISABLE_MMAP,
+    EVBUF_FS_DISABLE_SENDFILE,
+    EVBUFFER_CB_ENABLED,
     EVBUFFER_EOL_ANY,
     EVBUFFER_EOL_CRLF,
     EVBUFFER_EOL_CRLF_STRICT,
     EVBUFFER_EOL_LF,
     EVBUFFER_EOL_NUL,
+    EVBUFFER_FLAG_DRAINS_TO_FD,
     EVBUFFER_PTR_ADD,
     EVBUFFER_PTR_SET,
     EolStyle,
 )
-from .errors import CLOSED, NONE, RAISED, RANGE, SMALL, SYS, fail
+from .errors import CLOSED, NONE, RAISED, RANGE, SMALL, SYS, UNABLE, fail
+from .event import EventBase
 
-Bytes = Any  # bytes, bytearray, memoryview: anything with the buffer protocol
+if TYPE_CHECKING:
+    from typing_extensions import Buffer, Self, Unpack
+
+    from ._args import Args, Variadic
+    from ._libevent import CData
+
+Bytes: TypeAlias = "Buffer"  # bytes, bytearray, memoryview: anything with the buffer protocol
 ChangeCallback = Callable[..., object]
 
 # Memory that C copies bytes to for Python to take. A call pops a block and gives it back, so a
@@ -38,6 +50,7 @@ _blocks: list[Any] = [_new_block("char[]", _BLOCK)]
 _unpack = ffi.unpack
 _EOL_STYLES = {int(style) for style in EolStyle}
 _MORE = lib.PYLE_MORE
+_MAX_VECS = 1024
 
 
 class BufferPosition:
@@ -81,15 +94,29 @@ class BufferPosition:
 
 
 class CallbackEntry:
-    """A callback of an EvBuffer (struct evbuffer_cb_entry), as `EvBuffer.add_cb` returns it."""
+    """A callback of an EvBuffer (struct evbuffer_cb_entry), as `EvBuffer.add_cb` returns it.
 
-    __slots__ = ("_buffer", "active", "args", "callback")
+    While `enabled` is False it is not called; `active` says that it was not removed.
+    """
+
+    __slots__ = ("_buffer", "active", "args", "callback", "enabled")
 
     def __init__(self, buffer: EvBuffer, callback: ChangeCallback, args: tuple[Any, ...]) -> None:
         self._buffer = weakref.ref(buffer)
         self.callback = callback
         self.args = args
         self.active = True
+        self.enabled = True
+
+    def set_flags(self, flags: int) -> None:
+        """Has it called again: EVBUFFER_CB_ENABLED is the one flag (evbuffer_cb_set_flags)."""
+        if _only(flags, EVBUFFER_CB_ENABLED):
+            self.enabled = True
+
+    def clear_flags(self, flags: int) -> None:
+        """Has it not called for a while (evbuffer_cb_clear_flags)."""
+        if _only(flags, EVBUFFER_CB_ENABLED):
+            self.enabled = False
 
     def remove(self) -> None:
         """Has it not called any more (evbuffer_remove_cb_entry). May be called twice."""
@@ -101,17 +128,96 @@ class CallbackEntry:
                 lib.pyle_buf_callbacks(buffer._ptr, 0)
 
 
+class FileSegment(Handle):
+    """Part of a file that may go into several EvBuffers (struct evbuffer_file_segment).
+
+    It is in memory once at most, and lives until it is closed and no buffer holds it. It shares
+    the file's position, which is put back after it was read.
+    """
+
+    __slots__ = ("_cleanups",)
+
+    def __init__(
+        self, file: FileDescriptor, offset: int = 0, length: int = -1, flags: int = 0
+    ) -> None:
+        """Wraps evbuffer_file_segment_new: length bytes from offset on, -1: to the file's end.
+
+        The descriptor is duplicated, so the file may be closed. OSError unless it is a regular
+        file, ValueError beyond its end. EVBUF_FS_DISABLE_SENDFILE: it is read now, else when it is
+        first needed. EVBUF_FS_DISABLE_MMAP goes without saying: it is never mapped. The other two
+        are refused: close your own file; threads may share a segment.
+        """
+        self._first_init()
+        _only(flags, EVBUF_FS_DISABLE_SENDFILE | EVBUF_FS_DISABLE_MMAP)
+        first, count = size(offset), -1 if length == -1 else size(length)
+        self._take(ffi.NULL)
+        rc = lib.pyle_segment_open(self._ptr, os.dup(fileno(file)), first, count, flags)
+        self._check(rc, "evbuffer_file_segment_new")
+
+    def _take(self, ptr: Any) -> None:
+        struct = lib.pyle_segment_new(ptr)
+        if not struct:
+            raise MemoryError("evbuffer_file_segment_new")
+        self._own(struct, lib.pyle_segment_unref)
+        self._cleanups: cb.Cleanups | None = None
+
+    @classmethod
+    def from_ptr(cls, ptr: Any) -> FileSegment:
+        """One that a C library has made and frees, not before this one is closed. It can be added
+        only as a whole, and its cleanup callback stays the library's."""
+        found = pointer(ptr, "evbuffer_file_segment")
+        segment = cls.__new__(cls)
+        segment._take(found)
+        return segment
+
+    @property
+    def ptr(self) -> Any:
+        """The struct evbuffer_file_segment *, for ffi/lib and other C code; it stays ours to
+        free."""
+        return lib.pyle_segment_ptr(self._ptr) or fail(CLOSED, "evbuffer_file_segment")
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return not lib.pyle_segment_ptr(self._ptr)
+
+    def close(self) -> None:
+        """Lets go of it (evbuffer_file_segment_free); buffers that hold it keep it. May be called
+        twice."""
+        self._check(lib.pyle_segment_close(self._ptr), "evbuffer_file_segment_free")
+
+    def add_cleanup_cb(self, callback: Callable[..., object], *args: Any) -> None:
+        """Has callback(*args) called once the segment is freed: closed, and out of every buffer
+        (evbuffer_file_segment_add_cleanup_cb, which knows only one callback).
+
+        What it raises leaves the call, or the loop, in which that happened.
+        """
+        entry = (function(callback), args)
+        if self.closed:
+            fail(CLOSED, "evbuffer_file_segment_add_cleanup_cb")
+        if self._cleanups is not None:
+            self._cleanups.append(entry)
+            return
+        pin = cb.next_token()
+        cb.pins[pin] = cleanups = cb.Cleanups([entry])
+        rc = lib.pyle_segment_cleanup(self._ptr, pin)
+        if rc < 0:
+            cb.pins.pop(pin, None)
+            fail(rc, "evbuffer_file_segment_add_cleanup_cb")
+        self._cleanups = cleanups
+
+
 class EvBuffer(Handle):
     """Bytes in, bytes out (struct evbuffer): added at the end, removed from the front, without
     moving what lies between.
 
     `len(buf)`, `bytes(buf)`, `buf == other` and `what in buf` work. One thread at a time may use
-    it (RuntimeError otherwise), except a buffer of a BEV_OPT_THREADSAFE bufferevent. While a
-    memoryview of it is out it cannot change (BufferError), and the bufferevent whose buffer it is
-    waits. A buffer of a bufferevent ends with that (ClosedError).
+    it (RuntimeError otherwise), unless it has a lock: `enable_locking()`, or BEV_OPT_THREADSAFE for
+    a bufferevent's. While a memoryview of it is out it cannot change (BufferError), and the
+    bufferevent whose buffer it is waits. A buffer of a bufferevent ends with that (ClosedError).
     """
 
-    __slots__ = ("_callbacks", "_token")
+    __slots__ = ("_callbacks", "_deferred", "_reserved", "_token")
 
     def __init__(self, initial: Bytes = b"") -> None:
         """Wraps evbuffer_new; `initial` is copied."""
@@ -119,24 +225,40 @@ class EvBuffer(Handle):
         ptr = lib.pyle_buf_new()
         if not ptr:
             raise MemoryError("evbuffer_new")
-        self._own(ptr, lib.pyle_buf_unref)
-        self._token = 0
-        self._callbacks: list[CallbackEntry] = []
+        self._take_over(ptr)
         if initial != b"":
             self.add(initial)
 
     @classmethod
     def _of(cls, ptr: Any) -> EvBuffer:
         buffer = cls.__new__(cls)
-        buffer._own(ptr, lib.pyle_buf_unref)
-        buffer._token = 0
-        buffer._callbacks = []
+        buffer._take_over(ptr)
         return buffer
+
+    def _take_over(self, ptr: Any) -> None:
+        self._own(ptr, lib.pyle_buf_unref)
+        self._token = 0
+        self._callbacks: list[CallbackEntry] = []
+        self._deferred: EventBase | None = None
+        self._reserved: list[weakref.ref[memoryview]] = []
+
+    @classmethod
+    def from_ptr(cls, ptr: Any) -> EvBuffer:
+        """One that belongs to C code (struct evbuffer *): never freed here; close() forgets it.
+
+        That code must not free it before. What it changes while a memoryview is out, or in another
+        thread without a lock, is not noticed here. Files that it has added by sendfile must not be
+        read.
+        """
+        struct = lib.pyle_buf_borrow(pointer(ptr, "evbuffer"))
+        if not struct:
+            raise MemoryError("evbuffer")
+        return cls._of(struct)
 
     # ---- life ----
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The struct evbuffer *, for ffi/lib and other C code; it stays ours to free."""
         return lib.pyle_buf_ptr(self._ptr) or fail(CLOSED, "evbuffer")
 
@@ -156,6 +278,8 @@ class EvBuffer(Handle):
         for entry in self._callbacks:
             entry.active = False
         self._callbacks.clear()
+        if self._deferred is not None:
+            self._deferred._table.pop(self._token, None)
 
     # ---- as a sequence of bytes ----
 
@@ -223,11 +347,69 @@ class EvBuffer(Handle):
         """Adds part of a file; -1: to its end (evbuffer_file_segment_new).
 
         The descriptor is duplicated, so the file may be closed. On the output of a socket it goes
-        out by sendfile and never comes to memory; elsewhere it is read now.
+        out by sendfile and never comes to memory; elsewhere it is read now. It is as long as
+        os.fstat() says: files of /proc seem empty, use add().
         """
         first, count = size(offset), -1 if length == -1 else size(length)
         rc = lib.pyle_buf_add_file(self._ptr, os.dup(fileno(file)), first, count)
         self._check(rc, "evbuffer_add_file")
+
+    def add_file_segment(self, segment: FileSegment, offset: int = 0, length: int = -1) -> None:
+        """Adds length bytes of a segment from its offset on; -1: to its end
+        (evbuffer_add_file_segment). As `add_file`, but several buffers share the memory."""
+        if not isinstance(segment, FileSegment):
+            raise TypeError(f"expected a FileSegment, not {type(segment).__name__}")
+        first, count = size(offset), -1 if length == -1 else size(length)
+        rc = lib.pyle_buf_add_segment(self._ptr, segment._ptr, first, count)
+        self._check(rc, "evbuffer_add_file_segment")
+
+    def add_iovec(self, pieces: Iterable[Bytes]) -> int:
+        """Copies several bytes-like objects to the end; returns how many bytes
+        (evbuffer_add_iovec)."""
+        memories = [ffi.from_buffer("char[]", piece) for piece in pieces]
+        vec = ffi.new("struct evbuffer_iovec[]", len(memories))
+        total = 0
+        for entry, memory in zip(vec, memories, strict=True):
+            entry.iov_base = memory
+            entry.iov_len = len(memory)
+            total += len(memory)
+        rc = lib.pyle_buf_add_iovec(self._ptr, vec, len(memories), total)
+        self._check(rc, "evbuffer_add_iovec")
+        return total
+
+    def reserve_space(self, n: int, n_vecs: int = 2) -> list[memoryview]:
+        """Room for n bytes or more, in n_vecs pieces at most, to be written to without a copy:
+        `commit_space` adds what was written (evbuffer_reserve_space).
+
+        The buffer cannot change (BufferError) until that, or until the views are released. What
+        the views show before is not defined.
+        """
+        if not 1 <= integer(n_vecs, "n_vecs") <= _MAX_VECS:
+            raise ValueError(f"n_vecs must be from 1 to {_MAX_VECS}, not {n_vecs!r}")
+        pieces = ffi.new("struct evbuffer_iovec[]", n_vecs)
+        rc = lib.pyle_buf_reserve(self._ptr, size(n), pieces, n_vecs)
+        count = self._check(rc, "evbuffer_reserve_space")
+        views = [self._view(pieces + i) for i in range(count)]
+        self._reserved = [weakref.ref(view) for view in views]
+        return views
+
+    def commit_space(self, n: int) -> None:
+        """Adds the first n bytes of what `reserve_space` gave, and releases its views
+        (evbuffer_commit_space).
+
+        BufferError, and nothing added, if something else still has that memory, such as a slice of
+        a view: release it, then commit. ValueError if so much was not reserved, or the buffer was
+        changed since.
+        """
+        self._check(lib.pyle_buf_hold(self._ptr, size(n)), "evbuffer_commit_space")
+        try:
+            for reference in self._reserved:
+                if (view := reference()) is not None:
+                    view.release()
+        except BaseException:
+            lib.pyle_buf_release_view(self._ptr, ffi.NULL)
+            raise
+        self._check(lib.pyle_buf_commit(self._ptr, n), "evbuffer_commit_space")
 
     def expand(self, n: int) -> None:
         """Makes room for n more bytes in one piece (evbuffer_expand)."""
@@ -243,6 +425,16 @@ class EvBuffer(Handle):
     def add_buffer(self, source: EvBuffer) -> None:
         """Moves all of another buffer to the end of this one (evbuffer_add_buffer)."""
         self._check(lib.pyle_buf_add_buffer(self._ptr, _ptr(source)), "evbuffer_add_buffer")
+
+    def add_buffer_reference(self, source: EvBuffer) -> None:
+        """Adds all of another buffer, which keeps it, without a copy (the work of
+        evbuffer_add_buffer_reference, by plain references).
+
+        Either may change or be closed first. A bufferevent's buffer, one of a C library or one
+        that is frozen at its front is copied. LibeventError on a buffer itself.
+        """
+        rc = lib.pyle_buf_add_buffer_reference(self._ptr, _ptr(source))
+        self._check(rc, "evbuffer_add_buffer_reference")
 
     def prepend_buffer(self, source: EvBuffer) -> None:
         """Moves all of another buffer to the front of this one (evbuffer_prepend_buffer)."""
@@ -273,7 +465,7 @@ class EvBuffer(Handle):
             _blocks.append(block)
         return result
 
-    def remove_into(self, destination: Any) -> int:
+    def remove_into(self, destination: Bytes) -> int:
         """Fills a writable object, a bytearray for one, from the front; returns how many bytes
         (evbuffer_remove)."""
         memory = ffi.from_buffer("char[]", destination, require_writable=True)
@@ -401,7 +593,7 @@ class EvBuffer(Handle):
         count = self._check(
             lib.pyle_buf_pullup(self._ptr, -1 if n == -1 else size(n), piece), "evbuffer_pullup"
         )
-        return self._view(piece) if count else memoryview(b"")
+        return self._view(piece).toreadonly() if count else memoryview(b"")
 
     def peek(self, n: int = -1, start: BufferPosition | int | None = None) -> list[memoryview]:
         """Shows n bytes, -1: all, from start on, as they lie in pieces, without a copy
@@ -413,13 +605,13 @@ class EvBuffer(Handle):
             rc = lib.pyle_buf_peek(self._ptr, first, -1 if n == -1 else size(n), pieces, room)
             count = self._check(rc, "evbuffer_peek")
             if count <= room:
-                return [self._view(pieces + i) for i in range(count)]
+                return [self._view(pieces + i).toreadonly() for i in range(count)]
             room = count
 
     def _view(self, piece: Any) -> memoryview:
         release = functools.partial(lib.pyle_buf_release_view, self._ptr)
         memory = ffi.gc(ffi.cast("char *", piece.iov_base), release)
-        return memoryview(ffi.buffer(memory, piece.iov_len)).toreadonly()
+        return memoryview(ffi.buffer(memory, piece.iov_len))
 
     # ---- descriptors ----
 
@@ -452,7 +644,11 @@ class EvBuffer(Handle):
         """Allows it again (evbuffer_unfreeze)."""
         self._check(lib.pyle_buf_freeze(self._ptr, bool(at_front), 0), "evbuffer_unfreeze")
 
-    def add_cb(self, callback: ChangeCallback, *args: Any) -> CallbackEntry:
+    def add_cb(
+        self,
+        callback: Callable[[Self, int, int, int, Unpack[Args]], object] | Variadic,
+        *args: Unpack[Args],
+    ) -> CallbackEntry:
         """Has callback(buf, orig_size, n_added, n_deleted, *args) called after each change
         (evbuffer_add_cb). It may change the buffer, or close it.
 
@@ -468,6 +664,64 @@ class EvBuffer(Handle):
             self._callbacks.remove(entry)
             fail(rc, "evbuffer_add_cb")
         return entry
+
+    def defer_callbacks(self, base: EventBase) -> None:
+        """Has the callbacks called by the loop of `base`, once for all changes since (the work of
+        evbuffer_defer_callbacks, safe when the base is closed).
+
+        While a call waits the base keeps the buffer. When the base is closed they are not called
+        any more. What one raises goes the way of the loop's exceptions. LibeventError if they are
+        deferred to another open base.
+        """
+        if not isinstance(base, EventBase):
+            raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
+        self._check(lib.pyle_buf_defer(self._ptr, base._ptr), "evbuffer_defer_callbacks")
+        self._deferred = base
+
+    def _close_with_base(self, _token: int) -> None:
+        """The base that waited to call the callbacks is closed; the buffer is not."""
+
+    def set_flags(self, flags: int) -> None:
+        """Sets EVBUFFER_FLAG_DRAINS_TO_FD: it goes to a descriptor only, by `write`, so files that
+        are added from now on stay out of memory and cannot be read (evbuffer_set_flags)."""
+        _only(flags, EVBUFFER_FLAG_DRAINS_TO_FD)
+        self._check(lib.pyle_buf_flags(self._ptr, flags, 1), "evbuffer_set_flags")
+
+    def clear_flags(self, flags: int) -> None:
+        """Clears it again, for what is added from now on (evbuffer_clear_flags)."""
+        _only(flags, EVBUFFER_FLAG_DRAINS_TO_FD)
+        self._check(lib.pyle_buf_flags(self._ptr, flags, 0), "evbuffer_clear_flags")
+
+    # ---- threads ----
+
+    def enable_locking(self) -> None:
+        """From now on any thread may use it: each call waits until no other thread is in one
+        (evbuffer_enable_locking). LibeventError if it has a lock, or is a bufferevent's: see
+        BEV_OPT_THREADSAFE.
+
+        Its callbacks hold the lock, so, as in C, mind the order in which they take others. Forked
+        while a thread is inside, it is of no use in the child (RuntimeError).
+        """
+        self._check(lib.pyle_buf_enable_locking(self._ptr), "evbuffer_enable_locking")
+
+    @contextmanager
+    def lock(self) -> Iterator[EvBuffer]:
+        """Holds its lock for a with statement (evbuffer_lock); RuntimeError if it has none. May be
+        nested; closed inside, it is freed at the end."""
+        rc = lib.pyle_buf_lock(self._ptr)
+        if rc == UNABLE:
+            raise RuntimeError("evbuffer_lock: call enable_locking() first")
+        self._check(rc, "evbuffer_lock")
+        try:
+            yield self
+        finally:
+            self._check(lib.pyle_buf_unlock(self._ptr), "evbuffer_unlock")
+
+
+def _only(flags: int, allowed: int) -> int:
+    if integer(flags) & ~int(allowed):
+        raise ValueError(f"unknown flags, or not allowed here: {flags!r}")
+    return flags
 
 
 def _pop_block(n: int) -> Any:

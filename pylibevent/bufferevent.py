@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from socket import AF_INET, AF_INET6, AF_UNSPEC, gaierror
 from socket import socket as Socket
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from . import _callbacks as cb
 from ._args import (
@@ -32,6 +32,7 @@ from .constants import (
     BEV_OPT_UNLOCK_CALLBACKS,
     EV_READ,
     EV_WRITE,
+    BufferEventFlags,
     BufferEventOptions,
     EventFlags,
     FlushMode,
@@ -39,8 +40,14 @@ from .constants import (
 )
 from .errors import CLOSED, RANGE, fail, os_error
 from .event import EventBase
+from .ratelimit import RateLimitGroup, TokenBucketConfig, _amount, _set_or_fail
 
-B = TypeVar("B", bound="BufferEvent")
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from ._args import Args, Variadic
+    from ._libevent import CData
+
 Callback = Callable[..., object]
 Filter = Callable[[EvBuffer, EvBuffer, int, FlushMode], int]
 
@@ -59,6 +66,7 @@ class BufferEvent(Handle):
     __slots__ = (
         "_args",
         "_base",
+        "_cfg",
         "_error",
         "_event",
         "_input",
@@ -71,6 +79,7 @@ class BufferEvent(Handle):
 
     _args: tuple[Any, ...]
     _base: EventBase
+    _cfg: TokenBucketConfig | None
     _error: int
     _event: Callback | None
     _input: EvBuffer | None
@@ -86,7 +95,7 @@ class BufferEvent(Handle):
         )
 
     @classmethod
-    def _new(cls: type[B], base: EventBase) -> B:
+    def _new(cls, base: EventBase) -> Self:
         if not isinstance(base, EventBase):
             raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
         self = cls.__new__(cls)
@@ -95,6 +104,7 @@ class BufferEvent(Handle):
         self._args = ()
         self._read = self._write = self._event = None
         self._input = self._output = self._partner = None
+        self._cfg = None
         self._error = 0
         ptr = lib.pyle_bev_new(base._ptr, self._token)
         if not ptr:
@@ -109,7 +119,7 @@ class BufferEvent(Handle):
         fd: FileDescriptor | None = None,
         options: int = BEV_OPT_CLOSE_ON_FREE,
         nodelay: bool = True,
-    ) -> BufferEvent:
+    ) -> Self:
         """Wraps a stream socket (bufferevent_socket_new), or none yet: see `connect`.
 
         fd is made non-blocking. A socket.socket is taken over: it is detached and, whatever the
@@ -132,7 +142,7 @@ class BufferEvent(Handle):
         return self
 
     @classmethod
-    def pair(cls, base: EventBase, options: int = 0) -> tuple[BufferEvent, BufferEvent]:
+    def pair(cls, base: EventBase, options: int = 0) -> tuple[Self, Self]:
         """Two that are joined: what is written to one is read from the other
         (bufferevent_pair_new). Their callbacks are always deferred."""
         _check_options(options)
@@ -195,7 +205,7 @@ class BufferEvent(Handle):
         return self
 
     @classmethod
-    def from_ptr(cls, ptr: Any) -> BufferEvent:
+    def from_ptr(cls, ptr: CData | int) -> BufferEvent:
         """The BufferEvent of a struct bufferevent *: the one that it belongs to, or a new one that
         borrows it from a C library.
 
@@ -219,7 +229,7 @@ class BufferEvent(Handle):
     # ---- life ----
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The struct bufferevent *, for ffi/lib and other C code; it stays ours to free."""
         return lib.pyle_bev_ptr(self._ptr) or fail(CLOSED, "bufferevent")
 
@@ -263,6 +273,7 @@ class BufferEvent(Handle):
     def _forget(self) -> None:
         self._read = self._write = self._event = None
         self._args = ()
+        self._cfg = None
         partner, self._partner = self._partner, None
         if partner is not None:
             partner._partner = None
@@ -278,10 +289,10 @@ class BufferEvent(Handle):
 
     def setcb(
         self,
-        read: Callback | None = None,
-        write: Callback | None = None,
-        event: Callback | None = None,
-        *args: Any,
+        read: Callable[[Self, Unpack[Args]], object] | Variadic | None = None,
+        write: Callable[[Self, Unpack[Args]], object] | Variadic | None = None,
+        event: Callable[[Self, BufferEventFlags, Unpack[Args]], object] | Variadic | None = None,
+        *args: Unpack[Args],
     ) -> None:
         """Sets the callbacks, None for none: read(bev, *args) when there is input,
         write(bev, *args) when the output is down to its low watermark, event(bev, what, *args)
@@ -507,6 +518,98 @@ class BufferEvent(Handle):
             yield self
         finally:
             self._check(lib.pyle_bev_unlock(self._ptr), "bufferevent_unlock")
+
+    # ---- rate limits (sockets only: ValueError for one of a pair) ----
+
+    def set_rate_limit(self, cfg: TokenBucketConfig | None) -> None:
+        """Limits how much it reads and writes in a tick; None: no more
+        (bufferevent_set_rate_limit). Another limit starts with what is left of this one."""
+        if cfg is not None and not isinstance(cfg, TokenBucketConfig):
+            raise TypeError(f"cfg must be a TokenBucketConfig or None, not {type(cfg).__name__}")
+        limit = ffi.NULL if cfg is None else cfg._ptr
+        _set_or_fail(lib.pyle_bev_set_rate_limit(self._ptr, limit), "bufferevent_set_rate_limit")
+        self._cfg = cfg
+
+    @property
+    def token_bucket_cfg(self) -> TokenBucketConfig | None:
+        """The limit that is set, or None (bufferevent_get_token_bucket_cfg)."""
+        rc = lib.pyle_bev_has_rate_limit(self._ptr)
+        return self._cfg if self._check(rc, "bufferevent_get_token_bucket_cfg") else None
+
+    def add_to_rate_limit_group(self, group: RateLimitGroup) -> None:
+        """Joins a group of the same base, and leaves the one it is in
+        (bufferevent_add_to_rate_limit_group). A limit of its own holds as well."""
+        if not isinstance(group, RateLimitGroup):
+            raise TypeError(f"group must be a RateLimitGroup, not {type(group).__name__}")
+        if group.base is not self._base:
+            raise ValueError("the group belongs to another base")
+        rc = lib.pyle_bev_add_to_group(self._ptr, group._ptr)
+        _set_or_fail(rc, "bufferevent_add_to_rate_limit_group")
+
+    def remove_from_rate_limit_group(self) -> None:
+        """Leaves its group, if it is in one (bufferevent_remove_from_rate_limit_group)."""
+        rc = lib.pyle_bev_remove_from_group(self._ptr)
+        _set_or_fail(rc, "bufferevent_remove_from_rate_limit_group")
+
+    def _limit(self, which: int, function: str) -> int:
+        out = ffi.new("long long *")
+        self._check(lib.pyle_bev_limit(self._ptr, which, out), function)
+        return int(out[0])
+
+    @property
+    def read_limit(self) -> int:
+        """The bytes that its own limit lets it read now, below 0 if it is in debt; if it has
+        none, EV_RATE_LIMIT_MAX (bufferevent_get_read_limit)."""
+        return self._limit(lib.PYLE_LIMIT_READ, "bufferevent_get_read_limit")
+
+    @property
+    def write_limit(self) -> int:
+        """The same for writing (bufferevent_get_write_limit)."""
+        return self._limit(lib.PYLE_LIMIT_WRITE, "bufferevent_get_write_limit")
+
+    @property
+    def max_to_read(self) -> int:
+        """The bytes it would read now at most, by its limit, its share of the group's and, without
+        a limit of its own, `max_single_read` (bufferevent_get_max_to_read)."""
+        return self._limit(lib.PYLE_LIMIT_MAX_TO_READ, "bufferevent_get_max_to_read")
+
+    @property
+    def max_to_write(self) -> int:
+        """The same for writing (bufferevent_get_max_to_write)."""
+        return self._limit(lib.PYLE_LIMIT_MAX_TO_WRITE, "bufferevent_get_max_to_write")
+
+    def decrement_read_limit(self, n: int) -> None:
+        """Takes n bytes off its own limit, or gives -n back, up to the burst, for what was read
+        by other means (bufferevent_decrement_read_limit). LibeventError if it has no limit."""
+        rc = lib.pyle_bev_decrement(self._ptr, 0, _amount(n))
+        _set_or_fail(rc, "bufferevent_decrement_read_limit")
+
+    def decrement_write_limit(self, n: int) -> None:
+        """The same for writing (bufferevent_decrement_write_limit)."""
+        rc = lib.pyle_bev_decrement(self._ptr, 1, _amount(n))
+        _set_or_fail(rc, "bufferevent_decrement_write_limit")
+
+    @property
+    def max_single_read(self) -> int:
+        """The most bytes to read at a time; 0 sets the default, 16384. Not looked at while it has
+        a limit of its own (bufferevent_get_max_single_read, bufferevent_set_max_single_read)."""
+        return self._limit(lib.PYLE_LIMIT_MAX_SINGLE_READ, "bufferevent_get_max_single_read")
+
+    @max_single_read.setter
+    def max_single_read(self, n: int) -> None:
+        rc = lib.pyle_bev_set_max_single(self._ptr, 0, integer(n, "max_single_read"))
+        _set_or_fail(rc, "bufferevent_set_max_single_read")
+
+    @property
+    def max_single_write(self) -> int:
+        """The same for writing (bufferevent_get_max_single_write,
+        bufferevent_set_max_single_write)."""
+        return self._limit(lib.PYLE_LIMIT_MAX_SINGLE_WRITE, "bufferevent_get_max_single_write")
+
+    @max_single_write.setter
+    def max_single_write(self, n: int) -> None:
+        rc = lib.pyle_bev_set_max_single(self._ptr, 1, integer(n, "max_single_write"))
+        _set_or_fail(rc, "bufferevent_set_max_single_write")
 
 
 class _Filter(BufferEvent):

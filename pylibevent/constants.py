@@ -102,6 +102,27 @@ class PtrHow(Constant):
     EVBUFFER_PTR_ADD = lib.EVBUFFER_PTR_ADD
 
 
+class BufferFlags(Flag):
+    """What an EvBuffer is for (EVBUFFER_FLAG_*)."""
+
+    EVBUFFER_FLAG_DRAINS_TO_FD = lib.EVBUFFER_FLAG_DRAINS_TO_FD
+
+
+class BufferCallbackFlags(Flag):
+    """Whether a callback of an EvBuffer is called (EVBUFFER_CB_*)."""
+
+    EVBUFFER_CB_ENABLED = lib.EVBUFFER_CB_ENABLED
+
+
+class FileSegmentFlags(Flag):
+    """How to make a FileSegment (EVBUF_FS_*)."""
+
+    EVBUF_FS_CLOSE_ON_FREE = lib.EVBUF_FS_CLOSE_ON_FREE
+    EVBUF_FS_DISABLE_MMAP = lib.EVBUF_FS_DISABLE_MMAP
+    EVBUF_FS_DISABLE_SENDFILE = lib.EVBUF_FS_DISABLE_SENDFILE
+    EVBUF_FS_DISABLE_LOCKING = lib.EVBUF_FS_DISABLE_LOCKING
+
+
 class BufferEventFlags(Flag):
     """What happened to a bufferevent (BEV_EVENT_*)."""
 
@@ -159,6 +180,13 @@ class ListenerOptions(Flag):
     LEV_OPT_BIND_IPV6ONLY = lib.LEV_OPT_BIND_IPV6ONLY
 
 
+class MonotonicFlags(Flag):
+    """How to make a `util.MonotonicTimer` (EV_MONOT_*)."""
+
+    EV_MONOT_PRECISE = lib.EV_MONOT_PRECISE
+    EV_MONOT_FALLBACK = lib.EV_MONOT_FALLBACK
+
+
 EV_TIMEOUT = EventFlags.EV_TIMEOUT
 EV_READ = EventFlags.EV_READ
 EV_WRITE = EventFlags.EV_WRITE
@@ -190,6 +218,12 @@ EVBUFFER_EOL_LF = EolStyle.EVBUFFER_EOL_LF
 EVBUFFER_EOL_NUL = EolStyle.EVBUFFER_EOL_NUL
 EVBUFFER_PTR_SET = PtrHow.EVBUFFER_PTR_SET
 EVBUFFER_PTR_ADD = PtrHow.EVBUFFER_PTR_ADD
+EVBUFFER_FLAG_DRAINS_TO_FD = BufferFlags.EVBUFFER_FLAG_DRAINS_TO_FD
+EVBUFFER_CB_ENABLED = BufferCallbackFlags.EVBUFFER_CB_ENABLED
+EVBUF_FS_CLOSE_ON_FREE = FileSegmentFlags.EVBUF_FS_CLOSE_ON_FREE
+EVBUF_FS_DISABLE_MMAP = FileSegmentFlags.EVBUF_FS_DISABLE_MMAP
+EVBUF_FS_DISABLE_SENDFILE = FileSegmentFlags.EVBUF_FS_DISABLE_SENDFILE
+EVBUF_FS_DISABLE_LOCKING = FileSegmentFlags.EVBUF_FS_DISABLE_LOCKING
 BEV_EVENT_READING = BufferEventFlags.BEV_EVENT_READING
 BEV_EVENT_WRITING = BufferEventFlags.BEV_EVENT_WRITING
 BEV_EVENT_EOF = BufferEventFlags.BEV_EVENT_EOF
@@ -218,6 +252,8 @@ LEV_OPT_DISABLED = ListenerOptions.LEV_OPT_DISABLED
 LEV_OPT_DEFERRED_ACCEPT = ListenerOptions.LEV_OPT_DEFERRED_ACCEPT
 LEV_OPT_REUSEABLE_PORT = ListenerOptions.LEV_OPT_REUSEABLE_PORT
 LEV_OPT_BIND_IPV6ONLY = ListenerOptions.LEV_OPT_BIND_IPV6ONLY
+EV_MONOT_PRECISE = MonotonicFlags.EV_MONOT_PRECISE
+EV_MONOT_FALLBACK = MonotonicFlags.EV_MONOT_FALLBACK
 
 # What callbacks are given, made once: an enum member for each value costs more than the callback.
 EVENT_FLAGS = [EventFlags(value) for value in range(256)]

@@ -77,6 +77,7 @@ def raise_first(exceptions: list[BaseException]) -> NoReturn:
 
 
 def os_error(code: int, function: str) -> OSError | MemoryError:
+    """The exception for an errno that the C function named has left."""
     if code == errno.ENOMEM:
         return MemoryError(f"{function}: {os.strerror(code)}")
     return OSError(code, f"{function}: {os.strerror(code)}")

@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
 
 from . import _callbacks as cb
 from ._args import FileDescriptor, Seconds, fileno, function, integer, pointer, seconds
@@ -35,6 +35,12 @@ from .errors import (
     stash,
     unraisable,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._args import Args, Variadic
+    from ._libevent import CData
 
 E = TypeVar("E", bound="Event")
 ExceptionHandler = Callable[[Exception, Any], object]
@@ -98,14 +104,26 @@ class EventConfig(Handle):
         config = lib.event_config_new()
         if not config:
             raise MemoryError("event_config_new")
-        self._own(config, lib.event_config_free)
+        self._start(config, lib.event_config_free)
+
+    @classmethod
+    def from_ptr(cls, ptr: CData | int) -> EventConfig:
+        """The struct event_config * of a C library, which stays C's to free. If C has set
+        EVENT_BASE_FLAG_NOLOCK in it, set it here as well: nobody else tells."""
+        self = cls.__new__(cls)
+        self._start(pointer(ptr, "event_config"), _nothing)
+        return self
+
+    def _start(self, config: Any, release: Callable[[Any], object]) -> None:
+        self._own(config, release)
         self._nolock = False
         self._avoided: set[str] = set()
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The struct event_config *, valid until close()."""
-        return fail(CLOSED, "event_config") if self.closed else self._ptr
+        ptr: CData = fail(CLOSED, "event_config") if self.closed else self._ptr
+        return ptr
 
     @property
     def closed(self) -> bool:
@@ -204,8 +222,9 @@ class EventBase(Handle):
 
     exception_handler: ExceptionHandler | None
     """Called as fn(exception, source) with what a callback raised, if it is an Exception, instead
-    of ending the loop; source is the Event, BufferEvent or Listener. What it raises itself leaves
-    `dispatch()`. None, the default: whatever a callback raises leaves `dispatch()`."""
+    of ending the loop; source is the Event, BufferEvent, Listener or EvBuffer, None for a
+    FileSegment's cleanup. What it raises itself leaves `dispatch()`. None, the default: whatever a
+    callback raises leaves `dispatch()`."""
 
     def __init__(self, config: EventConfig | None = None) -> None:
         """Wraps event_base_new_with_config. Raises OSError when descriptors run out."""
@@ -222,7 +241,7 @@ class EventBase(Handle):
         )
 
     @classmethod
-    def from_ptr(cls, ptr: Any) -> EventBase:
+    def from_ptr(cls, ptr: CData | int) -> EventBase:
         """The EventBase of a struct event_base *: the one that it belongs to, or a new one that
         borrows it from a C library.
 
@@ -260,7 +279,7 @@ class EventBase(Handle):
     # ---- life ----
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The struct event_base *, for ffi/lib and other C code; it stays ours to free."""
         return lib.pyle_base_ptr(self._ptr) or fail(CLOSED, "event_base")
 
@@ -511,7 +530,9 @@ class EventBase(Handle):
             self._check(int(token), "event_base_get_running_event")
         return self._table.get(token)
 
-    def foreach_event(self, callback: Callable[..., Any], *args: Any) -> Any:
+    def foreach_event(
+        self, callback: Callable[[EventInfo, Unpack[Args]], object] | Variadic, *args: Unpack[Args]
+    ) -> Any:
         """Calls callback(info, *args) with the EventInfo of each event that is added or active,
         until it returns something true, and returns that, or None (event_base_foreach_event).
 
@@ -550,15 +571,15 @@ class EventBase(Handle):
         memory = lib.pyle_base_dump(self._ptr, length, rc)
         if not memory:
             self._check(rc[0], "event_base_dump_events")
-        text = ffi.unpack(ffi.gc(memory, lib.pyle_free), length[0])
+        text = ffi.unpack(ffi.gc(memory, lib.free), length[0])
         (sys.stderr if file is None else file).write(text.decode())
 
     def once(
         self,
         fd: FileDescriptor,
         what: int,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[int, EventFlags, Unpack[Args]], object] | Variadic,
+        *args: Unpack[Args],
         timeout: Seconds | None = None,
     ) -> None:
         """Calls callback(fd, what, *args) once, when fd is ready or after `timeout` seconds; with
@@ -592,8 +613,8 @@ class Event(Handle):
         base: EventBase,
         fd: FileDescriptor,
         what: int,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[int, EventFlags, Unpack[Args]], object] | Variadic,
+        *args: Unpack[Args],
     ) -> None:
         """Wraps event_new. fd is not taken over: close it after the event. -1: no descriptor."""
         self._first_init()
@@ -601,8 +622,8 @@ class Event(Handle):
             raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
         self._base = base
         self._table = base._table
-        self._callback = function(callback)
-        self._args = args
+        self._callback: Callable[..., object] = function(callback)
+        self._args: tuple[Any, ...] = args
         self._finalizer: Callable[..., object] | None = None
         self._ptr = ffi.new(_EVENT_TYPE)
         rc = lib.pyle_event_init(
@@ -612,7 +633,7 @@ class Event(Handle):
             fail(rc, "event_new")
 
     @classmethod
-    def from_ptr(cls: type[E], ptr: Any) -> E:
+    def from_ptr(cls: type[E], ptr: CData | int) -> E:
         """The Event of a struct event * that a C library owns and has assigned to a base.
 
         Its callback stays C's, and so does the memory: do not use this after C has freed it.
@@ -737,7 +758,7 @@ class Event(Handle):
         return self._base
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The struct event *, for ffi/lib and other C code; the memory is this object's."""
         ptr = lib.pyle_event_ptr(self._ptr)
         if not ptr:
@@ -758,6 +779,16 @@ class Event(Handle):
     def events(self) -> EventFlags:
         """The EV_* it was made with (event_get_events)."""
         return EventFlags(lib.event_get_events(self.ptr))
+
+    @property
+    def callback(self) -> Callable[..., object] | None:
+        """What is called (event_get_callback); None: it is closed, or C's."""
+        return None if self._callback is _nothing else self._callback
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """What the callback is given besides (event_get_callback_arg)."""
+        return self._args
 
     def pending(self, what: int = ~EV_PERSIST & 0xAF) -> EventFlags:
         """Which of these EV_* it is pending or active for; false: none (event_pending)."""
@@ -797,7 +828,12 @@ class Event(Handle):
 
 class Timer(Event):
     """A timeout (evtimer_new): callback(*args), once after `add(seconds)`; with persist=True
-    each time that many seconds have passed."""
+    each time that many seconds have passed.
+
+    As in C the seconds count from when the round of callbacks began (`update_cache_time` makes it
+    now), by a clock that lags by up to some milliseconds: a callback may come that much early or
+    late. A base with EVENT_BASE_FLAG_PRECISE_TIMER has a precise one, for a system call a round.
+    """
 
     __slots__ = ()
 
@@ -806,18 +842,20 @@ class Timer(Event):
     def __init__(
         self,
         base: EventBase,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[Unpack[Args]], object] | Variadic,
+        *args: Unpack[Args],
         persist: bool = False,
     ) -> None:
-        super().__init__(base, -1, EV_PERSIST if persist else 0, callback, *args)
+        untyped: Any = callback
+        super().__init__(base, -1, EV_PERSIST if persist else 0, untyped, *args)
 
 
 class Signal(Event):
     """A signal (evsignal_new): callback(signum, *args), each time until deleted.
 
     While it is pending, libevent's C handler takes the place of Python's for that signal. One
-    base in a process can have signal events: `add` to a second raises RuntimeError.
+    base in a process can have signal events: `add` to a second raises RuntimeError. (With
+    `base.loopexit` for a callback the number would be its timeout: wrap it in a lambda.)
     """
 
     __slots__ = ()
@@ -825,9 +863,14 @@ class Signal(Event):
     _kind = cb.SIGNAL
 
     def __init__(
-        self, base: EventBase, signum: int, callback: Callable[..., object], *args: Any
+        self,
+        base: EventBase,
+        signum: int,
+        callback: Callable[[int, Unpack[Args]], object] | Variadic,
+        *args: Unpack[Args],
     ) -> None:
-        super().__init__(base, integer(signum, "signum"), EV_SIGNAL | EV_PERSIST, callback, *args)
+        untyped: Any = callback
+        super().__init__(base, integer(signum, "signum"), EV_SIGNAL | EV_PERSIST, untyped, *args)
 
     @property
     def signum(self) -> int:
@@ -836,7 +879,7 @@ class Signal(Event):
 
 
 def _nothing(*_args: Any) -> None:
-    """The callback of a closed event."""
+    """The callback of a closed event; how to free what belongs to C."""
 
 
 def _count_flags(flags: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _callbacks as cb
 from ._args import Address, FileDescriptor, fileno, function, integer, pointer, sockaddr
@@ -15,7 +15,12 @@ from .constants import LEV_OPT_CLOSE_ON_FREE, LEV_OPT_REUSEABLE, ListenerOptions
 from .errors import CLOSED, fail
 from .event import EventBase
 
-Callback = Callable[..., object]
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from ._args import Args, Variadic
+    from ._libevent import CData
+
 ErrorCallback = Callable[["Listener", OSError], object]
 
 _ALL_OPTIONS = sum(ListenerOptions)
@@ -36,9 +41,9 @@ class Listener(Handle):
     def __init__(
         self,
         base: EventBase,
-        callback: Callback,
+        callback: Callable[[Self, int, Address, Unpack[Args]], object] | Variadic,
         fd: FileDescriptor,
-        *args: Any,
+        *args: Unpack[Args],
         flags: int = LEV_OPT_CLOSE_ON_FREE,
         backlog: int = 0,
     ) -> None:
@@ -58,12 +63,12 @@ class Listener(Handle):
     def bind(
         cls,
         base: EventBase,
-        callback: Callback,
+        callback: Callable[[Self, int, Address, Unpack[Args]], object] | Variadic,
         address: Address,
-        *args: Any,
+        *args: Unpack[Args],
         flags: int = LEV_OPT_CLOSE_ON_FREE | LEV_OPT_REUSEABLE,
         backlog: int = -1,
-    ) -> Listener:
+    ) -> Self:
         """Listens on a new socket (evconnlistener_new_bind): (host, port), port 0 for a free one,
         or the path of a unix socket. backlog -1: as many as the system allows. OSError if the
         address is in use."""
@@ -75,7 +80,7 @@ class Listener(Handle):
         return self
 
     @classmethod
-    def from_ptr(cls, ptr: Any) -> Listener:
+    def from_ptr(cls, ptr: CData | int) -> Listener:
         """The Listener of a struct evconnlistener *: the one that it belongs to, or a new one
         that borrows it from a C library.
 
@@ -93,7 +98,11 @@ class Listener(Handle):
         return self
 
     def _start(
-        self, base: EventBase, callback: Callback, args: tuple[Any, ...], flags: int
+        self,
+        base: EventBase,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        flags: int,
     ) -> None:
         self._first_init()
         if not isinstance(base, EventBase):
@@ -101,7 +110,7 @@ class Listener(Handle):
         if not 0 <= integer(flags) <= _ALL_OPTIONS:
             raise ValueError(f"unknown flags: {flags!r}")
         self._base = base
-        self._callback = function(callback)
+        self._callback: Callable[..., object] = function(callback)
         self._error_callback: ErrorCallback | None = None
         self._args = args
         self._token = cb.next_token()
@@ -119,7 +128,7 @@ class Listener(Handle):
     # ---- life ----
 
     @property
-    def ptr(self) -> Any:
+    def ptr(self) -> CData:
         """The struct evconnlistener *, for ffi/lib and other C code; it stays ours to free."""
         return lib.pyle_listener_ptr(self._ptr) or fail(CLOSED, "evconnlistener")
 
@@ -169,7 +178,11 @@ class Listener(Handle):
         rc = lib.pyle_listener_enabled(self._ptr)
         return bool(self._check(rc, "evconnlistener_enable"))
 
-    def set_cb(self, callback: Callback, *args: Any) -> None:
+    def set_cb(
+        self,
+        callback: Callable[[Self, int, Address, Unpack[Args]], object] | Variadic,
+        *args: Unpack[Args],
+    ) -> None:
         """Sets another callback (evconnlistener_set_cb)."""
         function(callback)
         self._check(lib.pyle_listener_setcb(self._ptr, 0), "evconnlistener_set_cb")

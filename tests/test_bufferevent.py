@@ -1019,7 +1019,7 @@ def test_callbacks_get_the_bufferevent_and_the_arguments(wired: Wired, run_until
 def test_getcb_gives_back_what_setcb_set(wired: Wired) -> None:
     bev, _ = wired
     assert bev.getcb() == (None, None, None, ())
-    bev.setcb(print, None, len, 1, 2)
+    bev.setcb(print, None, len, 1, 2)  # type: ignore[arg-type]
     assert bev.getcb() == (print, None, len, (1, 2))
     bev.setcb()
     assert bev.getcb() == (None, None, None, ())
@@ -3206,9 +3206,9 @@ WRONG: list[tuple[str, Action, type[Exception]]] = [
     ("setwatermark float", lambda bev: bev.setwatermark(EV_READ, 1.5), TypeError),  # type: ignore[arg-type]
     ("getwatermark both", lambda bev: bev.getwatermark(EV_READ | EV_WRITE), ValueError),
     ("getwatermark huge", lambda bev: bev.getwatermark(1 << 40), ValueError),
-    ("write str", lambda bev: bev.write("text"), TypeError),
-    ("write int", lambda bev: bev.write(5), TypeError),
-    ("write None", lambda bev: bev.write(None), TypeError),
+    ("write str", lambda bev: bev.write("text"), TypeError),  # type: ignore[arg-type]
+    ("write int", lambda bev: bev.write(5), TypeError),  # type: ignore[arg-type]
+    ("write None", lambda bev: bev.write(None), TypeError),  # type: ignore[arg-type]
     ("write_buffer bytes", lambda bev: bev.write_buffer(b"x"), TypeError),  # type: ignore[arg-type]
     ("read_buffer bytearray", lambda bev: bev.read_buffer(bytearray()), TypeError),  # type: ignore[arg-type]
     ("read negative", lambda bev: bev.read(-2), ValueError),

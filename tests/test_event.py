@@ -567,7 +567,7 @@ def test_base_ptr_is_the_struct(base: EventBase) -> None:
 def test_an_event_of_the_raw_layer_and_one_of_the_classes_share_a_base(base: EventBase) -> None:
     seen: list[str] = []
 
-    @ffi.callback("void(evutil_socket_t, short, void *)")  # type: ignore[untyped-decorator]
+    @ffi.callback("void(evutil_socket_t, short, void *)")
     def raw(_fd: int, _what: int, _arg: Any) -> None:
         seen.append("raw")
 
@@ -937,7 +937,7 @@ def test_remove_timer_of_a_timer_ends_it(base: EventBase) -> None:
 
 
 def test_delete_makes_it_not_pending(base: EventBase, sockets: Sockets) -> None:
-    event = Event(base, sockets[0], EV_WRITE, pytest.fail)
+    event = Event(base, sockets[0], EV_WRITE, pytest.fail)  # type: ignore[arg-type]
     event.add(0)
     event.delete()
     assert not event.pending()
@@ -946,7 +946,7 @@ def test_delete_makes_it_not_pending(base: EventBase, sockets: Sockets) -> None:
 
 
 def test_delete_takes_back_an_active_event(base: EventBase) -> None:
-    event = Event(base, -1, 0, pytest.fail)
+    event = Event(base, -1, 0, pytest.fail)  # type: ignore[arg-type]
     event.active(EV_READ)
     event.delete()
     assert base.dispatch() == 1
@@ -1235,6 +1235,15 @@ def test_what_an_event_tells_about_itself(base: EventBase, sockets: Sockets) -> 
     event.close()
     assert event.closed
     assert re.fullmatch(r"<Event closed at 0x[0-9a-f]+>", repr(event))
+
+
+def test_an_event_tells_its_callback_until_it_is_closed(base: EventBase) -> None:
+    event = Event(base, -1, 0, print, "a", 2)
+    assert event.callback is print
+    assert event.args == ("a", 2)
+    event.close()
+    assert event.callback is None
+    assert event.args == ()
 
 
 def test_timers_and_signals_have_a_repr_of_their_own(base: EventBase) -> None:

@@ -14,69 +14,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from processes import EXAMPLES, Server, read_to_end, run, serving
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SERVERS = ("echo_server.py", "echo_server_c_style.py")
-
-
-@dataclass
-class Server:
-    process: subprocess.Popen[str]
-    port: int
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
-
-    def talk(self, data: bytes) -> bytes:
-        """Sends it, half closes, and reads to the end."""
-        with self.connect() as sock:
-            sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
-            return read_to_end(sock)
-
-    def resident_kib(self) -> int:
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", status)[1])  # type: ignore[index]
-
-
-def read_to_end(sock: socket.socket) -> bytes:
-    parts = []
-    while part := sock.recv(65536):
-        parts.append(part)
-    return b"".join(parts)
-
-
-@contextlib.contextmanager
-def serving(example: str, *arguments: str) -> Iterator[Server]:
-    process = subprocess.Popen(
-        [sys.executable, str(EXAMPLES / example), "--port", "0", *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    try:
-        line = process.stderr.readline()
-        found = re.search(r"listening on .*:(\d+)$", line.strip())
-        assert found, line + process.stderr.read()
-        yield Server(process, int(found[1]))
-    finally:
-        process.kill()
-        process.communicate()
+ANY_PORT = ("--port", "0")
 
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with serving(request.param) as server:
+    with serving(request.param, *ANY_PORT) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def echo_server() -> Iterator[Server]:
-    with serving("echo_server.py") as server:
+    with serving("echo_server.py", *ANY_PORT) as server:
         yield server
 
 
@@ -243,7 +198,7 @@ def test_two_thousand_clients_at_once_each_get_their_own_answers(server: Server)
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_server_cleanly(signum: signal.Signals) -> None:
-    with serving("echo_server.py") as server, server.connect() as sock:
+    with serving("echo_server.py", *ANY_PORT) as server, server.connect() as sock:
         sock.sendall(b"hello\n")
         assert sock.recv(100) == b"Client msg hello\n"
         server.process.send_signal(signum)
@@ -257,20 +212,14 @@ def test_a_signal_stops_the_server_cleanly(signum: signal.Signals) -> None:
 def test_a_port_in_use_is_one_line_and_a_status(example: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = subprocess.run(
-            [sys.executable, str(EXAMPLES / example), "--port", str(port)],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
+        done = run(example, "--port", str(port))
     assert done.returncode != 0
     assert len(done.stderr.splitlines()) == 1
-    assert "in use" in done.stderr
+    assert b"in use" in done.stderr
 
 
 def test_the_longest_line_is_an_option() -> None:
-    with serving("echo_server.py", "--max-line", "10") as server:
+    with serving("echo_server.py", *ANY_PORT, "--max-line", "10") as server:
         assert server.talk(b"0123456789\n") == b"Client msg 0123456789\n"
         with contextlib.suppress(ConnectionError):
             assert server.talk(b"short\n0123456789a\nnot read\n") == b"Client msg short\n"
@@ -280,13 +229,7 @@ def test_the_longest_line_is_an_option() -> None:
 
 
 def run_client(port: int, data: bytes) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / "echo_client.py"), "--port", str(port)],
-        input=data,
-        capture_output=True,
-        timeout=20,
-        check=False,
-    )
+    return run("echo_client.py", "--port", str(port), data=data)
 
 
 def test_the_client_sends_its_input_and_prints_the_answers(server: Server) -> None:

@@ -400,7 +400,7 @@ def test_a_generator_that_is_closed_while_it_dispatches(base: EventBase) -> None
 
 
 def test_wrong_arguments_are_the_type_error_of_the_call(base: EventBase) -> None:
-    Timer(base, lambda one, two: None, 1).add(0)
+    Timer(base, lambda one, two: None, 1).add(0)  # type: ignore[arg-type, misc]
     with pytest.raises(TypeError, match="two"):
         base.dispatch()
 

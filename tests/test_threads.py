@@ -22,6 +22,7 @@ from pylibevent import (
     BEV_OPT_UNLOCK_CALLBACKS,
     EV_PERSIST,
     EV_READ,
+    EV_SIGNAL,
     EV_TIMEOUT,
     EV_WRITE,
     EVENT_BASE_FLAG_NOLOCK,
@@ -639,6 +640,28 @@ def test_close_of_the_base_while_eight_threads_use_it(switch_often: None) -> Non
         assert base.closed
 
 
+def test_delete_after_another_thread_has_closed_the_base(base: EventBase) -> None:
+    """The base still has the event, and takes it off before its memory goes (use after free)."""
+    refused: list[bool] = []
+
+    def callback() -> None:
+        event = Timer(base, nothing, persist=True)
+        event.add(0.001)
+        event.active(EV_TIMEOUT)
+        closer = threading.Thread(target=base.close)  # the loop runs: it will free the base
+        closer.start()
+        closer.join()
+        try:
+            event.delete()
+        except ClosedError:  # not pytest.raises: its traceback would keep the event
+            refused.append(True)
+
+    Timer(base, callback).add(0)
+    base.dispatch()
+    assert base.closed
+    assert refused == [True]
+
+
 # ---- what belongs to the loop's thread ----
 
 
@@ -955,6 +978,45 @@ def test_a_signal_event_added_from_another_thread(looper: Looper) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.parametrize(
+    "arm",
+    [
+        lambda signal: signal.add(60),
+        lambda signal: signal.active(EV_SIGNAL),
+        lambda signal: signal.base.active_by_signal(signal.signum),
+        lambda signal: signal.finalize(nothing),
+        lambda signal: signal.close(),
+    ],
+    ids=["add", "active", "active_by_signal", "finalize", "close"],
+)
+def test_a_signals_event_is_armed_from_another_thread_while_its_callback_uses_the_base(
+    looper: Looper, arm: Callable[[Signal], None]
+) -> None:
+    """libevent waits for the callback then: with a lock held that the callback wants, for ever."""
+    running, armed = threading.Event(), threading.Event()
+    late = threading.Timer(0.05, armed.set)  # the callback goes on while the other thread waits
+
+    def callback(_signum: int) -> None:
+        if not running.is_set():
+            running.set()
+            late.start()
+            assert armed.wait(SOON)
+            looper.base.num_events()
+            Timer(looper.base, nothing).add(60)
+
+    event = Signal(looper.base, signal.SIGUSR1, callback)
+    event.add()
+    event.active(EV_SIGNAL)
+    assert running.wait(SOON)
+    arm(event)
+    armed.set()
+    late.join()
+    looper.base.loopbreak()
+    assert looper.join() == 0
+    if not event.closed:
+        event.close()
+
+
 def test_the_process_has_one_libevent() -> None:
     """libevent.so beside libevent_core.so would bring a second set of lock callbacks, and a
     loopbreak from another thread would not wake the loop."""

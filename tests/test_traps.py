@@ -31,12 +31,14 @@ from pylibevent import (
     EV_PERSIST,
     EV_READ,
     EV_WRITE,
+    EVENT_BASE_FLAG_PRECISE_TIMER,
     EVLOOP_NONBLOCK,
     BufferEvent,
     ClosedError,
     EvBuffer,
     Event,
     EventBase,
+    EventConfig,
     Listener,
     Signal,
     Timer,
@@ -616,6 +618,32 @@ def test_a_timer_in_a_slow_callback_does_not_fire_early(base: EventBase) -> None
     Timer(base, slow).add(0)
     base.dispatch()
     assert waited[0] >= 0.05
+
+
+def test_with_a_precise_timer_no_timeout_is_early() -> None:
+    """LE#1173: the coarse clock lags by milliseconds, and whatever wakes the loop shows it."""
+    config = EventConfig()
+    config.set_flag(EVENT_BASE_FLAG_PRECISE_TIMER)
+    waited: list[float] = []
+    with EventBase(config) as base:
+        waker = Timer(base, lambda: None, persist=True)
+        waker.add(0.0005)
+
+        def again() -> None:
+            base.update_cache_time()
+            start = time.monotonic()
+            Timer(base, done, start).add(0.004)
+
+        def done(start: float) -> None:
+            waited.append(time.monotonic() - start)
+            if len(waited) < 50:
+                again()
+            else:
+                waker.close()
+
+        again()
+        base.dispatch()
+    assert min(waited) >= 0.004 - 2e-6  # libevent counts microseconds
 
 
 # ---- descriptors ----

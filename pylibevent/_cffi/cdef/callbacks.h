@@ -26,8 +26,11 @@ int pyle_py_accept(int slot, long long token, int fd, int family,
                    const char *host, int host_length, int port, unsigned flowinfo, unsigned scope);
 int pyle_py_accept_error(int slot, long long token, int error);
 
-/* an evbuffer with callbacks changed */
-int pyle_py_buffer(long long token, size_t orig_size, size_t n_added, size_t n_deleted);
+/* an evbuffer with callbacks changed; slot: of the base whose loop made the change, or to which
+ * the callbacks are deferred, -1: a call of the user's did. Nothing added, nothing deleted: just
+ * let go of it. It has callbacks that wait for the loop: hold on to it. */
+int pyle_py_buffer(int slot, long long token, size_t orig_size, size_t n_added, size_t n_deleted);
+int pyle_py_buffer_waits(int slot, long long token);
 
 /* a signal came while the main thread was in the loop: let Python run its handler */
 int pyle_py_signals(void);

@@ -6,6 +6,9 @@ struct pyle_event;
 struct pyle_buf;
 struct pyle_bev;
 struct pyle_listener;
+struct pyle_limit;
+struct pyle_group;
+struct pyle_segment;
 
 /* ---- base.c ---- */
 int pyle_init(void);
@@ -13,7 +16,7 @@ void pyle_before_fork(void);
 void pyle_after_fork(int in_child);
 void pyle_set_exiting(void);
 int pyle_outermost(void);                               /* no loop and no call up the stack */
-void pyle_free(void *);
+int pyle_loop_slot(void);                               /* of the loop that has to raise; -1: a call has */
 int pyle_raised(void);                                  /* behind a PYLE_RAISED: how many exceptions */
 
 struct pyle_base *pyle_base_new(int slot);              /* NULL: no memory */
@@ -86,6 +89,7 @@ int pyle_base_events(struct pyle_base *, struct pyle_event_info *out, int max);
 
 /* ---- buffer.c ---- */
 struct pyle_buf *pyle_buf_new(void);                           /* NULL: no memory */
+struct pyle_buf *pyle_buf_borrow(struct evbuffer *);           /* the same */
 void pyle_buf_unref(struct pyle_buf *);
 int pyle_buf_close(struct pyle_buf *);
 struct evbuffer *pyle_buf_ptr(struct pyle_buf *);
@@ -112,10 +116,50 @@ ssize_t pyle_buf_remove_buffer(struct pyle_buf *src, struct pyle_buf *dst, size_
 int pyle_buf_add_reference(struct pyle_buf *, const void *data, size_t n, long long pin);
 long long pyle_pin_take(void);                                 /* a pin let go of, 0: none */
 int pyle_buf_add_file(struct pyle_buf *, int fd, long long offset, long long length); /* takes fd */
+int pyle_buf_add_segment(struct pyle_buf *, struct pyle_segment *, long long offset, long long length);
+int pyle_buf_add_iovec(struct pyle_buf *, struct evbuffer_iovec *vec, int n, size_t total);
+int pyle_buf_add_buffer_reference(struct pyle_buf *dst, struct pyle_buf *src);
+int pyle_buf_reserve(struct pyle_buf *, size_t n, struct evbuffer_iovec *out, int max);
+int pyle_buf_hold(struct pyle_buf *, size_t n);                /* n of the reserved bytes: one more view */
+int pyle_buf_commit(struct pyle_buf *, size_t n);              /* which this lets go of */
+int pyle_buf_flags(struct pyle_buf *, unsigned long long flags, int on);
+int pyle_buf_defer(struct pyle_buf *, struct pyle_base *);
+int pyle_buf_enable_locking(struct pyle_buf *);
+int pyle_buf_lock(struct pyle_buf *);
+int pyle_buf_unlock(struct pyle_buf *);
+struct pyle_segment *pyle_segment_new(struct evbuffer_file_segment *); /* NULL: not open yet; NULL: no memory */
+void pyle_segment_unref(struct pyle_segment *);
+int pyle_segment_open(struct pyle_segment *, int fd, long long offset, long long length, unsigned flags); /* takes fd */
+int pyle_segment_close(struct pyle_segment *);
+struct evbuffer_file_segment *pyle_segment_ptr(struct pyle_segment *); /* NULL once closed */
+int pyle_segment_cleanup(struct pyle_segment *, long long pin); /* let go of when the segment is freed */
 ssize_t pyle_buf_read(struct pyle_buf *, int fd, int n);
 ssize_t pyle_buf_write(struct pyle_buf *, int fd, ssize_t n);
 int pyle_buf_freeze(struct pyle_buf *, int at_front, int on);
 int pyle_buf_callbacks(struct pyle_buf *, long long token);    /* 0: none any more */
+
+/* ---- tag.c ---- */
+#define PYLE_TAG_TAG 0           /* what to encode, decode or peek at: a tag by itself */
+#define PYLE_TAG_INT 1
+#define PYLE_TAG_INT64 2
+#define PYLE_TAG_MARSHAL_INT 3
+#define PYLE_TAG_MARSHAL_INT64 4
+#define PYLE_TAG_MARSHAL_TIMEVAL 5
+#define PYLE_TAG_LENGTH 6        /* of the whole record */
+#define PYLE_TAG_PAYLOAD_LENGTH 7
+int pyle_tag_encode(struct pyle_buf *, int what, unsigned tag, uint64_t number, unsigned micros);
+int pyle_tag_marshal(struct pyle_buf *, unsigned tag, const void *data, unsigned n);
+int pyle_tag_marshal_buffer(struct pyle_buf *, unsigned tag, struct pyle_buf *payload);
+ssize_t pyle_tag_peek(struct pyle_buf *, int what);
+int pyle_tag_decode(struct pyle_buf *, int what, uint64_t *number);
+ssize_t pyle_tag_unmarshal_header(struct pyle_buf *, unsigned *tag);   /* the payload's length */
+int pyle_tag_consume(struct pyle_buf *);
+int pyle_tag_unmarshal_int(struct pyle_buf *, unsigned tag, int bits, uint64_t *number);
+int pyle_tag_unmarshal_timeval(struct pyle_buf *, unsigned tag, uint64_t *seconds, uint64_t *micros);
+/* length -1: any; the payload's length. out has room for the header too: PYLE_TAG_HEADER bytes. */
+#define PYLE_TAG_HEADER 10
+ssize_t pyle_tag_unmarshal_bytes(struct pyle_buf *, unsigned tag, ssize_t length, char *out, size_t size);
+ssize_t pyle_tag_unmarshal(struct pyle_buf *src, struct pyle_buf *dst); /* the tag */
 
 /* ---- bufferevent.c ---- */
 struct pyle_bev *pyle_bev_new(struct pyle_base *, long long token); /* NULL: no memory */
@@ -152,6 +196,39 @@ int pyle_bev_lock(struct pyle_bev *);
 int pyle_bev_unlock(struct pyle_bev *);
 
 #define PYLE_FILTER_RESULT 16 /* and a BEV_*: what pyle_py_bev_filter answers */
+
+/* ---- ratelimit.c ---- */
+struct pyle_limit *pyle_limit_new(size_t read_rate, size_t read_burst, size_t write_rate,
+                                  size_t write_burst, int msec); /* NULL: no memory */
+struct pyle_limit *pyle_limit_borrow(struct ev_token_bucket_cfg *); /* NULL: no memory */
+void pyle_limit_unref(struct pyle_limit *);
+struct ev_token_bucket_cfg *pyle_limit_ptr(struct pyle_limit *);
+struct pyle_group *pyle_group_new(struct pyle_base *);         /* NULL: no memory */
+void pyle_group_unref(struct pyle_group *);
+int pyle_group_open(struct pyle_group *, struct pyle_limit *);
+int pyle_group_close(struct pyle_group *);
+struct bufferevent_rate_limit_group *pyle_group_ptr(struct pyle_group *); /* NULL once closed */
+int pyle_group_set_cfg(struct pyle_group *, struct pyle_limit *);
+int pyle_group_set_min_share(struct pyle_group *, size_t share);
+int pyle_group_limit(struct pyle_group *, int write, long long *out);
+int pyle_group_decrement(struct pyle_group *, int write, long long n);
+int pyle_group_get_totals(struct pyle_group *, unsigned long long *out); /* 2: read, written */
+int pyle_group_reset_totals(struct pyle_group *);
+/* Of a pair, what sets something is PYLE_UNABLE. */
+int pyle_bev_set_rate_limit(struct pyle_bev *, struct pyle_limit *); /* NULL: none */
+int pyle_bev_has_rate_limit(struct pyle_bev *);
+int pyle_bev_add_to_group(struct pyle_bev *, struct pyle_group *);
+int pyle_bev_remove_from_group(struct pyle_bev *);
+int pyle_bev_limit(struct pyle_bev *, int which, long long *out); /* a PYLE_LIMIT_* */
+int pyle_bev_decrement(struct pyle_bev *, int write, long long n); /* PYLE_NONE: no limit is set */
+int pyle_bev_set_max_single(struct pyle_bev *, int write, int n);
+
+#define PYLE_LIMIT_READ 0
+#define PYLE_LIMIT_WRITE 1
+#define PYLE_LIMIT_MAX_TO_READ 2
+#define PYLE_LIMIT_MAX_TO_WRITE 3
+#define PYLE_LIMIT_MAX_SINGLE_READ 4
+#define PYLE_LIMIT_MAX_SINGLE_WRITE 5
 
 /* ---- listener.c ---- */
 struct pyle_listener *pyle_listener_new(struct pyle_base *, long long token); /* NULL: no memory */

@@ -142,6 +142,11 @@ int pyle_outermost(void)
     return pyle_here == NULL && pyle_sync == 0;
 }
 
+int pyle_loop_slot(void)
+{
+    return pyle_here && pyle_sync == 0 ? pyle_here->slot : -1;
+}
+
 int pyle_sync_enter(void)
 {
     int outer = pyle_sync_raised;
@@ -266,6 +271,7 @@ static void do_chores(struct pyle_base *pb)
         pyle_listener_free(pl);
         pl = next;
     }
+    pyle_groups_sweep(pb, 0);
 }
 
 /* Those that were held back go on; on a closed base they are just let go of. */
@@ -531,10 +537,12 @@ int pyle_base_free(struct pyle_base *pb)
         }
     }
     pthread_mutex_unlock(&pb->lock);
+    pyle_groups_sweep(pb, 1);
     if (!base)
         return 0;
     do_chores(pb);
     do_resume(pb);
+    pyle_later_end(pb);
     close_wake(pb);
     event_del(&pb->kick_event);
     event_debug_unassign(&pb->kick_event);
@@ -614,6 +622,7 @@ int pyle_base_loop(struct pyle_base *pb, int flags, int chained_wakefd)
     pb->wake_chain = chained_wakefd;
     if (pb->bev_resume)
         pyle_kick(pb);
+    pyle_later_start(pb);
     pyle_hold_base(pb);
     pyle_leave_base(pb);
 
@@ -875,11 +884,6 @@ char *pyle_base_dump(struct pyle_base *pb, size_t *length, int *rc)
     if (!file)
         *rc = PYLE_NOMEM;
     return file ? text : NULL;
-}
-
-void pyle_free(void *p)
-{
-    free(p);
 }
 
 int pyle_config_max_dispatch_interval(struct event_config *config, double seconds, int callbacks,

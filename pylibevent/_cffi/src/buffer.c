@@ -3,6 +3,8 @@
  * a BEV_OPT_THREADSAFE bufferevent take its lock. No call frees what it is in the middle of. */
 #include "pyle.h"
 
+#include <limits.h>
+#include <search.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,7 +15,7 @@ struct pin {
 
 int pyle_pins_waiting;
 static struct pin *pins;
-static pthread_mutex_t pins_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t pins_lock = PTHREAD_MUTEX_INITIALIZER; /* and for what is shared below */
 
 /* ---- life ---- */
 
@@ -37,6 +39,17 @@ struct pyle_buf *pyle_buf_new(void)
     return b;
 }
 
+struct pyle_buf *pyle_buf_borrow(struct evbuffer *buf)
+{
+    struct pyle_buf *b = new_buf();
+
+    if (b) {
+        b->buf = buf;
+        b->borrowed = 1;
+    }
+    return b;
+}
+
 struct pyle_buf *pyle_buf_of(struct pyle_bev *pv, int input)
 {
     struct pyle_buf *b = new_buf();
@@ -46,6 +59,7 @@ struct pyle_buf *pyle_buf_of(struct pyle_bev *pv, int input)
         b->owner = b->kept = pv;
         __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
         b->is_input = input;
+        b->drains = !input && pv->is_socket;
     }
     return b;
 }
@@ -57,31 +71,9 @@ static void release_pins(void)
         pyle_raise(pyle_here);
 }
 
-static void free_data(struct pyle_buf *b)
-{
-    struct evbuffer *buf = b->buf;
-    int ours = !b->owner;
-
-    b->buf = NULL;
-    b->owner = NULL;
-    if (buf && ours)
-        evbuffer_free(buf);
-}
-
 static int views(struct pyle_buf *b)
 {
     return __atomic_load_n(&b->exports, __ATOMIC_ACQUIRE);
-}
-
-void pyle_buf_unref(struct pyle_buf *b)
-{
-    if (__atomic_sub_fetch(&b->refs, 1, __ATOMIC_ACQ_REL) != 0)
-        return;
-    free_data(b);
-    if (b->kept)
-        pyle_bev_unref(b->kept);
-    free(b);
-    release_pins();
 }
 
 void pyle_buf_uncall(struct pyle_buf *b)
@@ -92,6 +84,49 @@ void pyle_buf_uncall(struct pyle_buf *b)
     }
 }
 
+static void free_data(struct pyle_buf *b)
+{
+    struct evbuffer *buf = b->buf;
+    int ours = !b->owner && !b->borrowed;
+
+    if (buf && b->borrowed)
+        pyle_buf_uncall(b);
+    b->buf = NULL;
+    b->owner = NULL;
+    if (buf && ours)
+        evbuffer_free(buf);
+}
+
+/* Once closed it is freed when nobody is in it and nobody looks at it any more. */
+static void free_if_done(struct pyle_buf *b)
+{
+    int done = b->closing && b->depth == 0 && views(b) == 0;
+
+    if (b->locking) {
+        pthread_mutex_lock(&pins_lock);
+        done = b->closing && b->inside == 0 && views(b) == 0 && b->buf;
+        b->inside += done; /* it is us who do it */
+        pthread_mutex_unlock(&pins_lock);
+    }
+    if (done)
+        free_data(b);
+}
+
+void pyle_buf_unref(struct pyle_buf *b)
+{
+    if (__atomic_sub_fetch(&b->refs, 1, __ATOMIC_ACQ_REL) != 0)
+        return;
+    if (!b->inside) /* else: a child, and its lock is for ever another thread's */
+        free_data(b);
+    if (b->kept)
+        pyle_bev_unref(b->kept);
+    if (b->deferred)
+        pyle_base_unref(b->deferred);
+    free(b->reserved);
+    free(b);
+    release_pins();
+}
+
 /* The bufferevent is going. What memoryviews still show stays, out of its reach. */
 void pyle_buf_orphan(struct pyle_buf *b, struct evbuffer *buf)
 {
@@ -99,9 +134,13 @@ void pyle_buf_orphan(struct pyle_buf *b, struct evbuffer *buf)
 
     pyle_buf_uncall(b);
     if (views(b) > 0 && (rest = evbuffer_new())) {
+        evbuffer_unfreeze(buf, 0);
         evbuffer_unfreeze(buf, 1);
+        if (b->n_reserved) /* empty pieces would stay */
+            evbuffer_commit_space(buf, b->reserved, b->n_reserved);
         evbuffer_add_buffer(rest, buf);
     }
+    b->n_reserved = 0;
     b->closing = 1;
     b->owner = NULL;
     b->buf = rest;
@@ -124,6 +163,62 @@ static void unclaim(struct pyle_buf *b)
         __atomic_store_n(&b->user, 0, __ATOMIC_RELEASE);
 }
 
+/* After enable_locking(). Nobody waits for the lock with the GIL in his hands: cffi has let go of
+ * it before any of our functions starts. */
+static int begin_locked(struct pyle_buf *b)
+{
+    int rc = 0;
+
+    pthread_mutex_lock(&pins_lock);
+    if (!b->buf || b->closing) {
+        rc = PYLE_CLOSED;
+    } else if (b->lock_gen != pyle_fork_gen && b->inside) {
+        rc = PYLE_THREAD; /* which stayed in the parent */
+    } else {
+        b->lock_gen = pyle_fork_gen;
+        ++b->inside;
+    }
+    pthread_mutex_unlock(&pins_lock);
+    if (rc == 0)
+        evbuffer_lock(b->buf);
+    return rc;
+}
+
+static void count_inside(struct pyle_buf *b, int n)
+{
+    if (!b->locking)
+        return;
+    pthread_mutex_lock(&pins_lock);
+    b->inside += n;
+    pthread_mutex_unlock(&pins_lock);
+}
+
+static void end_locked(struct pyle_buf *b)
+{
+    if (b->lock_gen != pyle_fork_gen)
+        return; /* forked in between: not ours any more */
+    evbuffer_unlock(b->buf);
+    count_inside(b, -1);
+    free_if_done(b);
+}
+
+static int may_enter(struct pyle_buf *b, int changes)
+{
+    if (!claim(b))
+        return PYLE_THREAD;
+    if (!b->buf || b->closing)
+        return PYLE_CLOSED;
+    if (changes && b->depth > 0 && b->moving)
+        return PYLE_INUSE;
+    if (changes && views(b) > 0 && (changes != PYLE_REARRANGES || b->n_reserved))
+        return PYLE_VIEWED;
+    if (changes)
+        b->n_reserved = 0;
+    if (b->has_file && evbuffer_get_length(b->buf) == 0)
+        b->has_file = 0;
+    return 0;
+}
+
 int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes)
 {
     struct pyle_bev *pv = b->kept;
@@ -142,24 +237,23 @@ int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes)
         c->locked = pv->options & BEV_OPT_THREADSAFE;
         if (c->locked)
             bufferevent_lock(c->use.bev);
-    }
-    if (!claim(b)) {
-        rc = PYLE_THREAD;
-    } else {
-        if (!b->buf || b->closing)
-            rc = PYLE_CLOSED;
-        else if (changes && b->depth > 0 && b->moving)
-            rc = PYLE_INUSE;
-        else if (changes && views(b) > 0)
-            rc = PYLE_VIEWED;
+    } else if (b->locking) {
+        rc = begin_locked(b);
         if (rc < 0)
-            unclaim(b);
+            return rc;
+        c->locked = 1;
     }
+    rc = may_enter(b, changes);
     if (rc < 0) {
-        if (c->locked)
-            bufferevent_unlock(c->use.bev);
-        if (c->pv)
+        if (rc != PYLE_THREAD)
+            unclaim(b);
+        if (c->pv) {
+            if (c->locked)
+                bufferevent_unlock(c->use.bev);
             pyle_bev_end(pv, &c->use);
+        } else if (c->locked) {
+            end_locked(b);
+        }
         return rc;
     }
     ++b->depth;
@@ -174,15 +268,18 @@ ssize_t pyle_buf_leave(struct pyle_call *c, ssize_t rc)
     int error = errno;
 
     --b->depth;
-    if (b->depth == 0 && b->closing && views(b) == 0)
-        free_data(b);
+    if (!b->locking)
+        free_if_done(b);
     unclaim(b);
     if (b->owner && b->is_input && (b->owner->stuck || b->owner->stalled))
         pyle_bev_resume_soon(b->owner);
-    if (c->locked)
-        bufferevent_unlock(c->use.bev);
-    if (c->pv)
+    if (c->pv) {
+        if (c->locked)
+            bufferevent_unlock(c->use.bev);
         pyle_bev_end(c->pv, &c->use); /* b keeps its memory */
+    } else if (c->locked) {
+        end_locked(b);
+    }
     rc = pyle_sync_leave(c->sync, rc);
     errno = error;
     return rc;
@@ -210,22 +307,13 @@ int pyle_buf_close(struct pyle_buf *b)
         return rc_;                                                    \
     return (int)pyle_buf_leave(&call_, (expression) < 0 ? pyle_failed() : 0)
 
-/* Nothing but sendfile ever sees the bytes of a file that was added to a socket's output; there
- * it stays. */
-static int in_memory(struct pyle_buf *b)
-{
-    if (b->has_file && evbuffer_get_length(b->buf) == 0)
-        b->has_file = 0;
-    return b->has_file ? PYLE_FILE : 0;
-}
-
+/* Nothing but sendfile ever sees the bytes of a file that was added to a buffer that drains to a
+ * descriptor, a socket's output for one; there it stays. */
 int pyle_buf_enter_to_read(struct pyle_call *c, struct pyle_buf *b, int changes)
 {
     int rc = pyle_buf_enter(c, b, changes);
 
-    if (rc == 0 && (rc = in_memory(b)) < 0)
-        rc = (int)pyle_buf_leave(c, rc);
-    return rc;
+    return rc == 0 && b->has_file ? (int)pyle_buf_leave(c, PYLE_FILE) : rc;
 }
 
 struct evbuffer *pyle_buf_ptr(struct pyle_buf *b)
@@ -312,7 +400,10 @@ ssize_t pyle_buf_remove(struct pyle_buf *b, void *out, size_t n)
 
     if (rc < 0)
         return rc;
-    rc = evbuffer_remove(b->buf, out, n);
+    if (n <= INT_MAX)
+        rc = evbuffer_remove(b->buf, out, n);
+    else if ((rc = copy_range(b->buf, 0, out, n)) > 0 && evbuffer_drain(b->buf, (size_t)rc) < 0)
+        rc = -1;
     return pyle_buf_leave(&c, rc < 0 ? pyle_failed() : rc);
 }
 
@@ -464,10 +555,12 @@ static void add_views(struct pyle_call *c, int n)
 
 static void last_view_gone(struct pyle_buf *b)
 {
+    if (b->kept || b->borrowed)
+        b->n_reserved = 0; /* from here on others may change it */
     if (b->kept) {
         pyle_bev_resume_soon(b->kept);
-    } else if (b->closing && b->depth == 0) {
-        free_data(b);
+    } else if (b->closing) {
+        free_if_done(b);
         release_pins();
     }
 }
@@ -528,6 +621,86 @@ int pyle_buf_peek(struct pyle_buf *b, ssize_t start, ssize_t n, struct evbuffer_
     return (int)pyle_buf_leave(&c, rc);
 }
 
+/* ---- room for the user to write to: views too, until commit ---- */
+
+int pyle_buf_reserve(struct pyle_buf *b, size_t n, struct evbuffer_iovec *out, int max)
+{
+    struct pyle_call c;
+    int rc = pyle_buf_enter(&c, b, 1);
+
+    if (rc < 0)
+        return rc;
+    free(b->reserved);
+    b->reserved = malloc((size_t)max * sizeof(*out));
+    if (!b->reserved) {
+        rc = PYLE_NOMEM;
+    } else {
+        rc = evbuffer_reserve_space(b->buf, n ? (ev_ssize_t)n : 1, out, max); /* 0 can end the process */
+        if (rc < 0)
+            rc = pyle_failed();
+        else
+            memcpy(b->reserved, out, (size_t)rc * sizeof(*out));
+    }
+    if (rc > 0)
+        b->n_reserved = rc;
+    add_views(&c, rc);
+    return (int)pyle_buf_leave(&c, rc);
+}
+
+int pyle_buf_hold(struct pyle_buf *b, size_t n)
+{
+    struct pyle_call c;
+    size_t room = 0;
+    int i, rc = pyle_buf_enter(&c, b, 0);
+
+    if (rc < 0)
+        return rc;
+    for (i = 0; i < b->n_reserved; ++i)
+        room += b->reserved[i].iov_len;
+    if (n > room)
+        rc = PYLE_RANGE;
+    else
+        add_views(&c, 1);
+    return (int)pyle_buf_leave(&c, rc);
+}
+
+static int commit(struct pyle_buf *b, size_t n)
+{
+    struct evbuffer_iovec *vec = b->reserved;
+    int i, rc, count = b->n_reserved;
+
+    for (i = 0; i < count; ++i) {
+        if (vec[i].iov_len > n)
+            vec[i].iov_len = n;
+        n -= vec[i].iov_len;
+    }
+    b->n_reserved = 0;
+    b->reserved = NULL;
+    if (__atomic_sub_fetch(&b->exports, 1, __ATOMIC_ACQ_REL) == 0)
+        last_view_gone(b); /* now, for the callbacks may change it */
+    rc = count > 0 && evbuffer_commit_space(b->buf, vec, count) < 0 ? pyle_failed() : 0;
+    free(vec);
+    return rc;
+}
+
+int pyle_buf_commit(struct pyle_buf *b, size_t n)
+{
+    struct pyle_call c;
+    int rc = pyle_buf_enter(&c, b, 0);
+
+    if (rc == 0 && b->depth > 1 && b->moving)
+        rc = (int)pyle_buf_leave(&c, PYLE_INUSE);
+    else if (rc == 0 && views(b) > 1)
+        rc = (int)pyle_buf_leave(&c, PYLE_VIEWED);
+    else if (rc == 0) {
+        rc = (int)pyle_buf_leave(&c, commit(b, n));
+        pyle_buf_unref(b);
+        return rc;
+    }
+    pyle_buf_release_view(b, NULL);
+    return rc;
+}
+
 /* ---- between buffers ---- */
 
 static ssize_t move_add(struct evbuffer *dst, struct evbuffer *src, size_t n)
@@ -544,74 +717,270 @@ static ssize_t move_prepend(struct evbuffer *dst, struct evbuffer *src, size_t n
 
 static ssize_t move_part(struct evbuffer *dst, struct evbuffer *src, size_t n)
 {
-    return evbuffer_remove_buffer(src, dst, n);
+    size_t length = evbuffer_get_length(src), moved = n < length ? n : length;
+    int rc = evbuffer_remove_buffer(src, dst, n);
+
+    return rc == (int)moved ? (ssize_t)moved : rc; /* beyond 2 GiB an int does not hold it */
 }
 
-/* Two locks, always in the same order: enter takes them once more. */
-static ssize_t move_locked(struct pyle_buf *dst, struct pyle_buf *src,
-                           ssize_t (*how)(struct evbuffer *, struct evbuffer *, size_t), size_t n)
+/* Bytes in several buffers. libevent's own way (evbuffer_add_buffer_reference) keeps the source
+ * and takes its lock when the last reference goes, which for a bufferevent's buffer is then gone
+ * too; counts without a lock if there is none; cannot refer to references; and has buffers that
+ * share memory write to it in evbuffer_pullup. Here each chain that is shared belongs to a buffer
+ * of its own that nobody changes, and every user, the first one too, has a plain reference. */
+struct share {
+    const char *data;
+    size_t n;
+    int refs;
+    struct evbuffer *chain;
+    struct share *next; /* to be freed */
+};
+
+static void *shares; /* a tree of those that live, by address */
+
+static int by_address(const void *one, const void *other)
+{
+    const struct share *a = one, *b = other;
+
+    return a->data + a->n <= b->data ? -1 : a->data >= b->data + b->n;
+}
+
+static void let_go_of_share(const void *data, size_t n, void *arg)
+{
+    static __thread struct share *doomed;
+    static __thread int freeing;
+    struct share *s = arg;
+    void *found;
+    int last;
+
+    (void)data;
+    (void)n;
+    pthread_mutex_lock(&pins_lock);
+    last = --s->refs == 0;
+    if (last && (found = tfind(s, &shares, by_address)) && *(struct share **)found == s)
+        tdelete(s, &shares, by_address);
+    pthread_mutex_unlock(&pins_lock);
+    if (!last)
+        return;
+    s->next = doomed;
+    doomed = s;
+    if (freeing)
+        return; /* the chain of a share was a reference: no recursion */
+    freeing = 1;
+    while ((s = doomed)) {
+        doomed = s->next;
+        evbuffer_free(s->chain);
+        free(s);
+    }
+    freeing = 0;
+}
+
+/* The share whose memory that is; counted once more for each of two users. */
+static struct share *find_share(const struct evbuffer_iovec *piece)
+{
+    struct share key = {.data = piece->iov_base, .n = piece->iov_len}, *s = NULL;
+    void *found;
+
+    pthread_mutex_lock(&pins_lock);
+    found = tfind(&key, &shares, by_address);
+    if (found) {
+        s = *(struct share **)found;
+        if (key.data >= s->data && key.data + key.n <= s->data + s->n)
+            ++s->refs;
+        else
+            s = NULL;
+    }
+    pthread_mutex_unlock(&pins_lock);
+    return s;
+}
+
+/* Takes the first chain of src, all of it; mine gets the reference that replaces it. */
+static struct share *new_share(struct evbuffer *src, struct evbuffer *mine,
+                               const struct evbuffer_iovec *piece)
+{
+    struct share *s = calloc(1, sizeof(*s));
+
+    if (!s || !(s->chain = evbuffer_new())) {
+        free(s);
+        return NULL;
+    }
+    s->data = piece->iov_base;
+    s->n = piece->iov_len;
+    s->refs = 2;
+    evbuffer_remove_buffer(src, s->chain, s->n); /* its answer is an int, too small */
+    if (evbuffer_get_length(s->chain) != s->n ||
+        evbuffer_add_reference(mine, s->data, s->n, let_go_of_share, s) < 0) {
+        evbuffer_prepend_buffer(src, s->chain);
+        evbuffer_free(s->chain);
+        free(s);
+        return NULL;
+    }
+    pthread_mutex_lock(&pins_lock);
+    tsearch(s, &shares, by_address); /* no memory, or it overlaps another one: nobody finds it */
+    pthread_mutex_unlock(&pins_lock);
+    return s;
+}
+
+static int share_chains(struct evbuffer *theirs, struct evbuffer *mine, struct evbuffer *src,
+                        const struct evbuffer_iovec *piece, int n)
+{
+    for (; n > 0; ++piece, --n) {
+        struct share *s = find_share(piece);
+        if (piece->iov_len == 0)
+            continue;
+        if (s)
+            evbuffer_remove_buffer(src, mine, piece->iov_len);
+        else
+            s = new_share(src, mine, piece);
+        if (!s)
+            return -1;
+        if (evbuffer_add_reference(theirs, piece->iov_base, piece->iov_len, let_go_of_share, s) < 0) {
+            let_go_of_share(NULL, 0, s);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int copy_chains(struct evbuffer *theirs, const struct evbuffer_iovec *piece, int n)
+{
+    int rc = 0;
+
+    for (; n > 0 && rc == 0; ++piece, --n)
+        rc = evbuffer_add(theirs, piece->iov_base, piece->iov_len);
+    return rc;
+}
+
+/* What libevent or a C library changes on its own, and what may not be taken out, is copied. */
+static int refer_to(struct evbuffer *dst, struct pyle_buf *src)
+{
+    struct evbuffer *theirs = evbuffer_new(), *mine = evbuffer_new();
+    struct evbuffer_iovec *pieces;
+    int rc = PYLE_NOMEM, n = evbuffer_peek(src->buf, -1, NULL, NULL, 0);
+
+    if (n > 0 && dst == src->buf)
+        return PYLE_FAIL;
+    pieces = malloc(((size_t)n + 1) * sizeof(*pieces));
+    if (theirs && mine && pieces) {
+        evbuffer_peek(src->buf, -1, NULL, pieces, n);
+        if (src->kept || src->borrowed || src->frozen) {
+            rc = copy_chains(theirs, pieces, n);
+        } else {
+            if (src->cb)
+                evbuffer_cb_clear_flags(src->buf, src->cb, EVBUFFER_CB_ENABLED);
+            rc = share_chains(theirs, mine, src->buf, pieces, n);
+            evbuffer_prepend_buffer(src->buf, mine);
+            if (src->cb)
+                evbuffer_cb_set_flags(src->buf, src->cb, EVBUFFER_CB_ENABLED);
+        }
+        if (rc == 0 && evbuffer_add_buffer(dst, theirs) < 0)
+            rc = PYLE_FAIL;
+        else if (rc < 0)
+            rc = PYLE_NOMEM;
+    }
+    if (theirs)
+        evbuffer_free(theirs);
+    if (mine)
+        evbuffer_free(mine);
+    free(pieces);
+    return rc;
+}
+
+typedef ssize_t (*move_fn)(struct evbuffer *, struct evbuffer *, size_t);
+
+static ssize_t move_locked(struct pyle_buf *dst, struct pyle_buf *src, move_fn how, size_t n)
 {
     struct pyle_call d, s;
     ssize_t rc = pyle_buf_enter(&d, dst, 1);
 
     if (rc < 0)
         return rc;
-    rc = pyle_buf_enter_to_read(&s, src, 1);
-    if (rc == 0) {
+    rc = pyle_buf_enter_to_read(&s, src, how ? 1 : PYLE_REARRANGES);
+    if (rc == 0 && how) {
         /* When a chain is split dst's callbacks run while src's is half way. */
         int half = how == move_part && n < evbuffer_get_length(src->buf);
         src->moving += half;
         rc = how(dst->buf, src->buf, n);
         src->moving -= half;
-        rc = pyle_buf_leave(&s, rc < 0 ? pyle_failed() : rc);
+        rc = pyle_buf_leave(&s, rc == -1 ? pyle_failed() : rc);
+    } else if (rc == 0) {
+        rc = pyle_buf_leave(&s, refer_to(dst->buf, src));
     }
     return pyle_buf_leave(&d, rc);
 }
 
-static ssize_t move(struct pyle_buf *dst, struct pyle_buf *src,
-                    ssize_t (*how)(struct evbuffer *, struct evbuffer *, size_t), size_t n)
+/* A lock each that the two calls of enter() take once more. */
+static int grab(struct pyle_buf *b, struct pyle_use *use)
 {
-    struct pyle_bev *pv[2] = {dst->kept, src->kept};
+    int rc = b->kept ? pyle_bev_begin(b->kept, use) : begin_locked(b);
+
+    if (rc == 0 && b->kept)
+        bufferevent_lock(use->bev);
+    return rc;
+}
+
+static void drop(struct pyle_buf *b, struct pyle_use *use)
+{
+    if (b->kept) {
+        bufferevent_unlock(use->bev);
+        pyle_bev_end(b->kept, use);
+    } else {
+        end_locked(b);
+    }
+}
+
+/* Two locks, always in the same order: bufferevents before buffers, then by address. */
+static int goes_first(struct pyle_buf *a, struct pyle_buf *b)
+{
+    if (!a->kept != !b->kept)
+        return a->kept != NULL;
+    return a->kept ? a->kept < b->kept : a < b;
+}
+
+ssize_t pyle_buf_move(struct pyle_buf *dst, struct pyle_buf *src, move_fn how, size_t n)
+{
+    struct pyle_buf *first = dst, *second = src;
     struct pyle_use use[2];
     ssize_t rc;
     int sync;
 
-    if (!pv[0] || !pv[1] || dst->closing || src->closing)
+    if ((!dst->kept && !dst->locking) || (!src->kept && !src->locking) || dst->closing || src->closing)
         return move_locked(dst, src, how, n);
-    if (pv[0] > pv[1]) {
-        pv[0] = src->kept;
-        pv[1] = dst->kept;
+    if (goes_first(src, dst)) {
+        first = src;
+        second = dst;
     }
-    rc = pyle_bev_begin(pv[0], &use[0]);
+    rc = grab(first, &use[0]);
     if (rc < 0)
         return rc;
     sync = pyle_sync_enter();
-    rc = pyle_bev_begin(pv[1], &use[1]);
+    rc = grab(second, &use[1]);
     if (rc == 0) {
-        bufferevent_lock(use[0].bev);
-        bufferevent_lock(use[1].bev);
         rc = move_locked(dst, src, how, n);
-        bufferevent_unlock(use[1].bev);
-        bufferevent_unlock(use[0].bev);
-        pyle_bev_end(pv[1], &use[1]);
+        drop(second, &use[1]);
     }
-    pyle_bev_end(pv[0], &use[0]);
+    drop(first, &use[0]);
     return pyle_sync_leave(sync, rc);
 }
 
 int pyle_buf_add_buffer(struct pyle_buf *dst, struct pyle_buf *src)
 {
-    return (int)move(dst, src, move_add, 0);
+    return (int)pyle_buf_move(dst, src, move_add, 0);
+}
+
+int pyle_buf_add_buffer_reference(struct pyle_buf *dst, struct pyle_buf *src)
+{
+    return (int)pyle_buf_move(dst, src, NULL, 0);
 }
 
 int pyle_buf_prepend_buffer(struct pyle_buf *dst, struct pyle_buf *src)
 {
-    return (int)move(dst, src, move_prepend, 0);
+    return (int)pyle_buf_move(dst, src, move_prepend, 0);
 }
 
 ssize_t pyle_buf_remove_buffer(struct pyle_buf *src, struct pyle_buf *dst, size_t n)
 {
-    return move(dst, src, move_part, n);
+    return pyle_buf_move(dst, src, move_part, n);
 }
 
 /* ---- memory and files of others ---- */
@@ -671,67 +1040,230 @@ int pyle_buf_add_reference(struct pyle_buf *b, const void *data, size_t n, long 
     return (int)pyle_buf_leave(&c, rc);
 }
 
-static int may_add_file(struct pyle_buf *b, int fd, long long offset, long long *length)
+int pyle_buf_add_iovec(struct pyle_buf *b, struct evbuffer_iovec *vec, int n, size_t total)
+{
+    struct pyle_call c;
+    int rc = pyle_buf_enter(&c, b, 1);
+
+    if (rc < 0)
+        return rc;
+    if (total > 0 && evbuffer_add_iovec(b->buf, vec, n) < total)
+        rc = pyle_failed();
+    return (int)pyle_buf_leave(&c, rc);
+}
+
+/* ---- files ---- */
+
+struct pyle_segment {
+    struct evbuffer_file_segment *seg; /* NULL once closed */
+    long long length;
+    int sendfile;              /* it may go out by sendfile */
+    int borrowed;              /* a C library's */
+    int open;
+    int uses;                  /* open, and calls that add it now: the last one frees */
+};
+
+struct pyle_segment *pyle_segment_new(struct evbuffer_file_segment *seg)
+{
+    struct pyle_segment *s = calloc(1, sizeof(*s));
+
+    if (s && seg) {
+        s->seg = seg;
+        s->borrowed = s->sendfile = s->open = s->uses = 1;
+        s->length = -1;
+    }
+    return s;
+}
+
+static int open_segment(struct pyle_segment *s, int fd, long long offset, long long length,
+                        unsigned flags)
 {
     struct stat st;
-    void *room;
 
+    errno = 0;
     if (fstat(fd, &st) < 0)
         return PYLE_SYS;
     if (!S_ISREG(st.st_mode)) {
         errno = S_ISDIR(st.st_mode) ? EISDIR : ESPIPE;
         return PYLE_SYS;
     }
-    if (offset > st.st_size || *length > st.st_size - offset)
+    if (offset > st.st_size || length > st.st_size - offset)
         return PYLE_RANGE;
-    if (*length < 0)
-        *length = st.st_size - offset;
+    s->length = length < 0 ? st.st_size - offset : length;
+    if (s->length == 0)
+        flags &= ~(unsigned)EVBUF_FS_DISABLE_SENDFILE; /* or libevent would allocate nothing, and fail */
+    /* No mmap: a file that another program makes shorter would end the process (SIGBUS). */
+    s->seg = evbuffer_file_segment_new(fd, offset, s->length,
+                                       flags | EVBUF_FS_CLOSE_ON_FREE | EVBUF_FS_DISABLE_MMAP);
+    if (!s->seg)
+        return pyle_failed();
+    s->sendfile = !(flags & EVBUF_FS_DISABLE_SENDFILE);
+    s->open = s->uses = 1;
+    return 0;
+}
+
+int pyle_segment_open(struct pyle_segment *s, int fd, long long offset, long long length,
+                      unsigned flags)
+{
+    int rc = open_segment(s, fd, offset, length, flags);
+
+    if (rc < 0) {
+        int error = errno;
+        close(fd);
+        errno = error;
+    }
+    return rc;
+}
+
+static int begin_segment(struct pyle_segment *s)
+{
+    int rc = 0;
+
+    pthread_mutex_lock(&pins_lock);
+    if (!s->open)
+        rc = PYLE_CLOSED;
+    else
+        ++s->uses;
+    pthread_mutex_unlock(&pins_lock);
+    return rc;
+}
+
+static void end_segment(struct pyle_segment *s, int closes)
+{
+    struct evbuffer_file_segment *seg = NULL;
+
+    pthread_mutex_lock(&pins_lock);
+    if (closes && !s->open) {
+        closes = 0;
+    } else {
+        if (closes)
+            s->open = 0;
+        if (--s->uses == 0) {
+            seg = s->borrowed ? NULL : s->seg;
+            s->seg = NULL;
+        }
+    }
+    pthread_mutex_unlock(&pins_lock);
+    if (seg)
+        evbuffer_file_segment_free(seg);
+}
+
+int pyle_segment_close(struct pyle_segment *s)
+{
+    int sync = pyle_sync_enter();
+
+    end_segment(s, 1);
+    return (int)pyle_sync_leave(sync, 0);
+}
+
+void pyle_segment_unref(struct pyle_segment *s)
+{
+    end_segment(s, 1);
+    free(s);
+    release_pins();
+}
+
+struct evbuffer_file_segment *pyle_segment_ptr(struct pyle_segment *s)
+{
+    return s->open ? s->seg : NULL;
+}
+
+static void on_segment_done(const struct evbuffer_file_segment *seg, int flags, void *arg)
+{
+    (void)seg;
+    (void)flags;
+    on_reference_done(NULL, 0, arg);
+}
+
+int pyle_segment_cleanup(struct pyle_segment *s, long long id)
+{
+    struct pin *p;
+    int rc = s->borrowed ? PYLE_FAIL : begin_segment(s); /* the C library may have its own */
+
+    if (rc < 0)
+        return rc;
+    p = malloc(sizeof(*p));
+    if (p) {
+        p->id = id;
+        evbuffer_file_segment_add_cleanup_cb(s->seg, on_segment_done, p);
+    } else {
+        rc = PYLE_NOMEM;
+    }
+    end_segment(s, 0);
+    return rc;
+}
+
+static int add_segment(struct pyle_buf *b, struct pyle_segment *s, long long offset, long long length)
+{
+    int by_sendfile = s->sendfile && (b->drains || b->borrowed), had_file = b->has_file;
+    void *room;
+
+    if (s->borrowed ? offset != 0 || length >= 0
+                    : offset > s->length || length > s->length - offset)
+        return PYLE_RANGE;
     /* evbuffer_add_file_segment frees the segment in some of its failures and not in others:
-     * find the others here. */
+     * find those here that can be found. */
     if (evbuffer_add(b->buf, "", 0) < 0)
         return PYLE_FAIL; /* frozen */
-    if (*length > 0) {
-        room = malloc((size_t)*length);
+    if (length == 0 || (length < 0 && offset == s->length))
+        return 0;
+    if (!s->borrowed && !by_sendfile) {
+        room = malloc((size_t)s->length);
         if (!room)
             return PYLE_NOMEM;
         free(room);
     }
+    b->has_file |= by_sendfile; /* before any callback can look */
+    if (evbuffer_add_file_segment(b->buf, s->seg, offset, length) < 0) {
+        int rc = pyle_failed();
+        b->has_file = had_file;
+        if (errno == ENOMEM && !s->borrowed) { /* freed, perhaps */
+            pthread_mutex_lock(&pins_lock);
+            s->borrowed = 1;
+            s->open = 0;
+            --s->uses;
+            pthread_mutex_unlock(&pins_lock);
+        }
+        return rc;
+    }
     return 0;
+}
+
+int pyle_buf_add_segment(struct pyle_buf *b, struct pyle_segment *s, long long offset,
+                         long long length)
+{
+    struct pyle_call c;
+    int rc = pyle_buf_enter(&c, b, 1);
+
+    if (rc < 0)
+        return rc;
+    rc = begin_segment(s);
+    if (rc == 0) {
+        rc = add_segment(b, s, offset, length);
+        end_segment(s, 0);
+    }
+    return (int)pyle_buf_leave(&c, rc);
 }
 
 int pyle_buf_add_file(struct pyle_buf *b, int fd, long long offset, long long length)
 {
     struct pyle_call c;
-    struct evbuffer_file_segment *segment = NULL;
+    struct pyle_segment s = {.seg = NULL};
     int rc = pyle_buf_enter(&c, b, 1);
 
     if (rc < 0) {
         close(fd);
         return rc;
     }
-    rc = may_add_file(b, fd, offset, &length);
-    if (rc == 0 && length > 0) {
-        /* No mmap: a file that another program makes shorter would end the process (SIGBUS). */
-        segment = evbuffer_file_segment_new(fd, offset, length,
-                                            EVBUF_FS_CLOSE_ON_FREE | EVBUF_FS_DISABLE_MMAP);
-        if (!segment)
-            rc = pyle_failed();
-    }
-    if (!segment) {
-        int error = errno;
-        close(fd);
-        errno = error;
-    } else if (evbuffer_add_file_segment(b->buf, segment, 0, -1) < 0) {
-        rc = pyle_failed();
-        if (errno != ENOMEM)
-            evbuffer_file_segment_free(segment); /* it could not be read; libevent kept it */
-    } else {
-        if (b->owner && b->owner->is_socket && !b->is_input)
-            b->has_file = 1;
-        evbuffer_file_segment_free(segment);
+    rc = pyle_segment_open(&s, fd, offset, length, b->borrowed ? EVBUF_FS_DISABLE_SENDFILE : 0);
+    if (rc == 0) {
+        rc = add_segment(b, &s, 0, -1);
+        end_segment(&s, 1);
     }
     return (int)pyle_buf_leave(&c, rc);
 }
+
+/* ---- descriptors ---- */
 
 ssize_t pyle_buf_read(struct pyle_buf *b, int fd, int n)
 {
@@ -756,32 +1288,252 @@ ssize_t pyle_buf_write(struct pyle_buf *b, int fd, ssize_t n)
     return pyle_buf_leave(&c, rc < 0 ? pyle_failed() : rc);
 }
 
+static int freeze(struct pyle_buf *b, int at_front, int on)
+{
+    if (at_front)
+        b->frozen = on;
+    return on ? evbuffer_freeze(b->buf, at_front) : evbuffer_unfreeze(b->buf, at_front);
+}
+
 int pyle_buf_freeze(struct pyle_buf *b, int at_front, int on)
 {
-    CALL(b, 0, on ? evbuffer_freeze(b->buf, at_front) : evbuffer_unfreeze(b->buf, at_front));
+    CALL(b, 0, freeze(b, at_front, on));
+}
+
+static int set_flags(struct pyle_buf *b, unsigned long long flags, int on)
+{
+    if (flags & EVBUFFER_FLAG_DRAINS_TO_FD)
+        b->drains = on;
+    return on ? evbuffer_set_flags(b->buf, flags) : evbuffer_clear_flags(b->buf, flags);
+}
+
+int pyle_buf_flags(struct pyle_buf *b, unsigned long long flags, int on)
+{
+    CALL(b, 0, set_flags(b, flags, on));
+}
+
+/* ---- locking ---- */
+
+static int enable_locking(struct pyle_buf *b)
+{
+    /* -1: it has one already, a bufferevent's or a C library's */
+    if (b->kept || b->locking || (evbuffer_enable_locking(b->buf, NULL) < 0 && !b->borrowed))
+        return PYLE_FAIL;
+    b->lock_gen = pyle_fork_gen;
+    __atomic_store_n(&b->locking, 1, __ATOMIC_RELEASE);
+    return 0;
+}
+
+int pyle_buf_enable_locking(struct pyle_buf *b)
+{
+    struct pyle_call c;
+    int rc = pyle_buf_enter(&c, b, 0);
+
+    return rc < 0 ? rc : (int)pyle_buf_leave(&c, enable_locking(b));
+}
+
+int pyle_buf_lock(struct pyle_buf *b)
+{
+    int rc;
+
+    if (b->kept)
+        return b->kept->options & BEV_OPT_THREADSAFE ? pyle_bev_lock(b->kept) : PYLE_UNABLE;
+    if (b->closing)
+        return PYLE_CLOSED;
+    rc = b->locking ? begin_locked(b) : PYLE_UNABLE;
+    if (rc == 0 && b->closing) { /* by the thread that had the lock before */
+        end_locked(b);
+        rc = PYLE_CLOSED;
+    }
+    if (rc == 0) {
+        b->locker = PYLE_ME;
+        ++b->lock_depth;
+    }
+    return rc;
+}
+
+int pyle_buf_unlock(struct pyle_buf *b)
+{
+    int sync;
+
+    if (b->kept)
+        return pyle_bev_unlock(b->kept);
+    if (b->lock_depth == 0 || b->locker != PYLE_ME)
+        return PYLE_THREAD;
+    sync = pyle_sync_enter();
+    if (--b->lock_depth == 0)
+        b->locker = 0;
+    end_locked(b);
+    return (int)pyle_sync_leave(sync, 0);
 }
 
 /* ---- callbacks: one of libevent's for all of Python's, whose list Python keeps, because
  * libevent's own does not stand an entry that removes the next one ---- */
 
-static void on_change(struct evbuffer *buf, const struct evbuffer_cb_info *info, void *arg)
+/* Deferred ones wait on their base's list. Not evbuffer_defer_callbacks: what waits there for a
+ * base that is freed is never freed itself, and looks at that base for ever after. */
+static void wait_for_loop(struct pyle_buf *b, struct pyle_base *pb)
 {
-    struct pyle_buf *b = arg;
+    int waits = 0;
+
+    pthread_mutex_lock(&pb->lock);
+    if (!pb->closed && !b->queued) {
+        b->queued = waits = 1;
+        b->next = NULL;
+        __atomic_add_fetch(&b->refs, 1, __ATOMIC_RELAXED);
+        if (!pb->later)
+            pb->later_end = &pb->later;
+        *pb->later_end = b;
+        pb->later_end = &b->next;
+        if (!pb->delivering && pb->fork_gen == pyle_fork_gen && !(pb->nolock && pyle_elsewhere(pb)))
+            event_active(&pb->later_event, EV_TIMEOUT, 1);
+    }
+    pthread_mutex_unlock(&pb->lock);
+    if (waits && pyle_py_buffer_waits(pb->slot, b->token) != PYLE_DONE)
+        pyle_raise(pyle_here);
+}
+
+static struct pyle_buf *next_later(struct pyle_base *pb)
+{
+    struct pyle_buf *b;
+
+    pthread_mutex_lock(&pb->lock);
+    b = pb->later;
+    if (b) {
+        pb->later = b->next;
+        b->queued = 0;
+    }
+    pthread_mutex_unlock(&pb->lock);
+    return b;
+}
+
+/* How many callbacks have raised; -1: another thread is in it. */
+static int deliver(struct pyle_base *pb, struct pyle_buf *b)
+{
+    struct pyle_call c;
+    size_t added, deleted;
+    int answer, rc = pyle_buf_enter(&c, b, 0);
+
+    if (rc == PYLE_THREAD) {
+        wait_for_loop(b, pb);
+        return -1;
+    }
+    if (rc < 0) /* closed */
+        return pyle_py_buffer(pb->slot, b->token, 0, 0, 0) != PYLE_DONE;
+    added = b->n_added;
+    deleted = b->n_deleted;
+    b->n_added = b->n_deleted = 0;
+    answer = pyle_py_buffer(pb->slot, b->token, evbuffer_get_length(b->buf) + deleted - added, added,
+                            deleted);
+    if (answer == PYLE_RETRY) { /* it never reached the user */
+        b->n_added += added;
+        b->n_deleted += deleted;
+        wait_for_loop(b, pb);
+    }
+    if (answer != PYLE_DONE && answer != PYLE_HANDLED)
+        pyle_raise(pb);
+    return pyle_buf_leave(&c, 0) == PYLE_RAISED ? pyle_raised() : 0;
+}
+
+static void on_later(evutil_socket_t fd, short what, void *arg)
+{
+    static const struct timeval next_round = {0, 0}, soon = {0, 1000};
+    struct pyle_base *pb = arg;
+    struct pyle_buf *b, *last;
+    int raised = 0, busy = 0;
+
+    (void)fd;
+    (void)what;
+    if (pyle_exiting) {
+        event_base_loopbreak(pb->base);
+        return;
+    }
+    pb->delivering = 1;
+    pthread_mutex_lock(&pb->lock);
+    last = pb->later ? (struct pyle_buf *)((char *)pb->later_end - offsetof(struct pyle_buf, next)) : NULL;
+    pthread_mutex_unlock(&pb->lock);
+    while (last && !pb->closed && raised <= 0 && (b = next_later(pb))) {
+        if (b == last)
+            last = NULL; /* what comes now came meanwhile */
+        raised = deliver(pb, b);
+        busy |= raised < 0;
+        pyle_buf_unref(b);
+    }
+    pb->delivering = 0;
+    while (raised-- > 0)
+        pyle_raise(pb);
+    pthread_mutex_lock(&pb->lock);
+    if (pb->later && !pb->closed)
+        event_add(&pb->later_event, busy ? &soon : &next_round);
+    pthread_mutex_unlock(&pb->lock);
+    pyle_after(pb);
+}
+
+void pyle_later_start(struct pyle_base *pb)
+{
+    if (pb->later)
+        event_active(&pb->later_event, EV_TIMEOUT, 1);
+}
+
+void pyle_later_end(struct pyle_base *pb)
+{
+    struct pyle_buf *b;
+
+    while ((b = next_later(pb)))
+        pyle_buf_unref(b);
+    if (pb->later_assigned) {
+        event_del(&pb->later_event);
+        event_debug_unassign(&pb->later_event);
+    }
+}
+
+static int defer(struct pyle_buf *b, struct pyle_base *pb)
+{
+    int rc;
+
+    if (b->deferred == pb)
+        return 0;
+    if (b->deferred && !b->deferred->closed)
+        return PYLE_FAIL;
+    rc = pyle_enter_base(pb);
+    if (rc < 0)
+        return rc;
+    if (!pb->later_assigned) {
+        event_assign(&pb->later_event, pb->base, -1, 0, on_later, pb);
+        pyle_note_priority(pb, event_get_priority(&pb->later_event));
+        pb->later_assigned = 1;
+    }
+    pyle_hold_base(pb);
+    pyle_leave_base(pb);
+    if (b->deferred)
+        pyle_base_unref(b->deferred);
+    b->deferred = pb;
+    b->n_added = b->n_deleted = 0;
+    return 0;
+}
+
+int pyle_buf_defer(struct pyle_buf *b, struct pyle_base *pb)
+{
+    struct pyle_call c;
+    int rc = pyle_buf_enter(&c, b, 0);
+
+    return rc < 0 ? rc : (int)pyle_buf_leave(&c, defer(b, pb));
+}
+
+static void call_now(struct pyle_buf *b, const struct evbuffer_cb_info *info)
+{
     struct pyle_base *pb = b->owner ? b->owner->pb : NULL;
     struct pyle_buf *partner = NULL;
-    int moving = b->moving;
+    int answer, moving = b->moving;
 
-    (void)buf;
-    if (pyle_exiting || b->closing || !claim(b))
-        return;
     if (b->owner && b->is_input && b->owner->partner && (partner = b->owner->partner->output))
         __atomic_add_fetch(&partner->refs, 1, __ATOMIC_RELAXED);
-    __atomic_add_fetch(&b->refs, 1, __ATOMIC_RELAXED);
-    ++b->depth;
     b->moving = 0; /* libevent calls the callbacks of a move's source when all is done */
     if (partner)
         ++partner->moving, ++partner->depth; /* a pair moves by parts too */
-    if (pyle_py_buffer(b->token, info->orig_size, info->n_added, info->n_deleted) != PYLE_DONE)
+    answer = pyle_py_buffer(pb && pyle_sync == 0 ? pb->slot : pyle_loop_slot(), b->token,
+                            info->orig_size, info->n_added, info->n_deleted);
+    if (answer != PYLE_DONE && answer != PYLE_HANDLED)
         pyle_raise(pb ? pb : pyle_here);
     if (partner) {
         --partner->moving, --partner->depth;
@@ -789,7 +1541,30 @@ static void on_change(struct evbuffer *buf, const struct evbuffer_cb_info *info,
         pyle_buf_unref(partner);
     }
     b->moving = moving;
+}
+
+static void on_change(struct evbuffer *buf, const struct evbuffer_cb_info *info, void *arg)
+{
+    struct pyle_buf *b = arg;
+    struct pyle_base *pb = b->owner ? b->owner->pb : NULL;
+
+    (void)buf;
+    if (pyle_exiting || b->closing || !claim(b))
+        return;
+    __atomic_add_fetch(&b->refs, 1, __ATOMIC_RELAXED);
+    ++b->depth;
+    count_inside(b, 1); /* a change that C code makes, perhaps: no call of ours is around it */
+    if (b->deferred) {
+        b->n_added += info->n_added;
+        b->n_deleted += info->n_deleted;
+        wait_for_loop(b, b->deferred);
+    } else {
+        call_now(b, info);
+    }
+    count_inside(b, -1);
     --b->depth;
+    if (b->borrowed)
+        free_if_done(b); /* no leave() follows, perhaps */
     unclaim(b);
     if (pb && b->owner)
         pyle_after(pb);

@@ -26,6 +26,7 @@ struct pyle_bev *pyle_bev_new(struct pyle_base *pb, long long token)
 
 void pyle_bev_free(struct pyle_bev *pv)
 {
+    pyle_bev_forget_limits(pv);
     if (pv->under)
         pyle_bev_unref(pv->under);
     pyle_base_unref(pv->pb);
@@ -98,6 +99,11 @@ static int begin(struct pyle_bev *pv, struct pyle_use *u, int closing)
 int pyle_bev_begin(struct pyle_bev *pv, struct pyle_use *u)
 {
     return begin(pv, u, 0);
+}
+
+int pyle_bev_begin_to_close(struct pyle_bev *pv, struct pyle_use *u)
+{
+    return begin(pv, u, 1);
 }
 
 void pyle_bev_end(struct pyle_bev *pv, struct pyle_use *u)
@@ -300,6 +306,7 @@ static int must_linger(struct pyle_bev *pv, struct bufferevent *bev)
     pv->finishing = 3;
     pv->discard = 1 << 18;
     evbuffer_drain(input, evbuffer_get_length(input));
+    pyle_bev_unlimit(pv, bev);
     bufferevent_setcb(bev, on_discard, NULL, on_bev_event, pv);
     bufferevent_setwatermark(bev, EV_READ, 0, 0);
     bufferevent_set_timeouts(bev, &patience, NULL);
@@ -749,6 +756,7 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
         if (pv->under)
             leave_under(pv, bev);
     }
+    pyle_bev_unlimit(pv, bev);
     if (pv->is_socket && !pv->borrowed && !pyle_elsewhere(pv->pb)) {
         /* libevent closes the descriptor when the loop comes round; the peer should know now.
          * (With the loop in another thread, that thread may be about to read from it.) */
@@ -1018,22 +1026,33 @@ static int read_buffer(struct pyle_bev *pv, struct evbuffer *buf)
     CALL(pv, move_in(pv, bev, buf));
 }
 
+/* Its lock first, then that of the buffer, as in buffer.c: libevent holds it in callbacks. */
+static int with_buffer(struct pyle_bev *pv, struct pyle_buf *b, int reads)
+{
+    struct pyle_use u;
+    struct pyle_call c;
+    int rc = begin(pv, &u, 0);
+
+    if (rc < 0)
+        return rc;
+    u.sync = pyle_sync_enter();
+    bufferevent_lock(u.bev);
+    rc = reads ? pyle_buf_enter(&c, b, 1) : pyle_buf_enter_to_read(&c, b, 1);
+    if (rc == 0)
+        rc = (int)pyle_buf_leave(&c, reads ? read_buffer(pv, b->buf) : write_buffer(pv, b->buf));
+    bufferevent_unlock(u.bev);
+    return done(pv, &u, rc);
+}
+
 int pyle_bev_write_buffer(struct pyle_bev *pv, struct pyle_buf *b)
 {
-    struct pyle_call c;
-    int rc = pyle_buf_enter_to_read(&c, b, 1);
-
-    return rc < 0 ? rc : (int)pyle_buf_leave(&c, write_buffer(pv, b->buf));
+    return with_buffer(pv, b, 0);
 }
 
 int pyle_bev_read_buffer(struct pyle_bev *pv, struct pyle_buf *b)
 {
-    struct pyle_call c;
-    int rc = pyle_buf_enter(&c, b, 1);
+    int rc = with_buffer(pv, b, 1);
 
-    if (rc < 0)
-        return rc;
-    rc = (int)pyle_buf_leave(&c, read_buffer(pv, b->buf));
     if (pv->stuck || pv->stalled)
         pyle_bev_resume_soon(pv);
     return rc;

@@ -331,9 +331,10 @@ long long pyle_event_del(struct pyle_event *pe, int close)
         return close ? 0 : PYLE_CLOSED;
     pthread_mutex_lock(&pb->lock);
     if (!pb->base || pb->lost || (pb->closed && !close)) {
-        pe->open = 0;
+        if (close)
+            pe->open = 0;
         pthread_mutex_unlock(&pb->lock);
-        return close ? 0 : PYLE_CLOSED;
+        return close ? 0 : PYLE_CLOSED; /* the base, on its way out, still has to delete it */
     }
     if (pb->fork_gen != pyle_fork_gen || (pb->nolock && pyle_elsewhere(pb))) {
         int forked = pb->fork_gen != pyle_fork_gen;

@@ -38,4 +38,14 @@
 #include <evdns.h>  /* and event2/dns_compat.h */
 #include <evhttp.h> /* and event2/http_compat.h */
 
+/* libevent 2.1 lacks it where the C library has arc4random, which needs no more randomness. */
+void evutil_secure_rng_add_bytes(const char *data, size_t length);
+#pragma weak evutil_secure_rng_add_bytes
+static inline void pyle_secure_rng_add_bytes(const char *data, size_t length)
+{
+    if (evutil_secure_rng_add_bytes)
+        evutil_secure_rng_add_bytes(data, length);
+}
+#define evutil_secure_rng_add_bytes pyle_secure_rng_add_bytes
+
 #endif

@@ -52,6 +52,7 @@ enum pyle_answer { PYLE_RETRY = 0, PYLE_DONE = 1, PYLE_ERROR = 2, PYLE_HANDLED =
 enum pyle_kind { PYLE_EVENT, PYLE_TIMER, PYLE_SIGNAL };
 
 struct pyle_bev;
+struct pyle_group;
 struct pyle_listener;
 
 struct pyle_base {
@@ -81,6 +82,7 @@ struct pyle_base {
     struct pyle_bev *bev_grave;           /* closed elsewhere; freed by the loop's thread */
     struct pyle_listener *listener_grave;
     struct pyle_bev *bev_resume;          /* held back, and perhaps no more */
+    struct pyle_group *groups;            /* those that are open */
     struct pyle_listener *paused;         /* switched off until the exception has left the loop */
     struct pyle_base *next_to_free;       /* when the call that this thread is in is over */
     int freeing;
@@ -89,6 +91,10 @@ struct pyle_base {
     struct pyle_base *next, **to_this; /* all bases, for fork */
     int locks;                 /* of its bufferevents, held by lock() */
     int free_after_unlock;
+    struct event later_event;  /* calls the deferred callbacks of buffers; assigned on first use */
+    int later_assigned;
+    int delivering;
+    struct pyle_buf *later, **later_end; /* the buffers that have some, oldest first */
 };
 
 struct pyle_event {
@@ -115,6 +121,20 @@ struct pyle_buf {
     int has_file;              /* holds a sendfile segment */
     long long token;           /* for its Python callbacks; 0: none */
     struct evbuffer_cb_entry *cb;
+    int borrowed;              /* a C library's: never freed here */
+    int drains;                /* EVBUFFER_FLAG_DRAINS_TO_FD: files that are added go by sendfile */
+    int frozen;                /* at the front, by the user */
+    int n_reserved;            /* reserve_space(): so many vecs, until the next change */
+    struct evbuffer_iovec *reserved;
+    struct pyle_base *deferred; /* defer_callbacks(): whose loop calls them, counted */
+    struct pyle_buf *next;     /* on its list, under its lock */
+    int queued;
+    size_t n_added, n_deleted; /* what the deferred callbacks have not been told yet */
+    int locking;               /* enable_locking(): any thread, one after the other */
+    int inside;                /* then: threads (and calls of theirs) that have the lock or wait */
+    unsigned lock_gen;         /* of the process that made the lock */
+    uintptr_t locker;          /* lock(): by this thread, */
+    int lock_depth;            /* so many times */
 };
 
 struct pyle_bev {
@@ -151,8 +171,29 @@ struct pyle_bev {
     int borrowed;              /* bev is somebody else's; we have a reference */
     int has_callbacks;         /* ours are set in it */
     struct pyle_buf *input, *output;
+    struct pyle_limit *limit;  /* counted, or NULL */
+    struct pyle_group *group;  /* the same */
+    struct pyle_bev *next_member, **to_member; /* in the group; under the base's lock */
     struct pyle_bev *next;
     int queued;
+};
+
+struct pyle_limit {
+    struct ev_token_bucket_cfg *cfg;
+    ssize_t burst[2];          /* for reading, for writing */
+    int msec;                  /* of a tick; 0: not known */
+    int owned;
+    int refs;
+};
+
+struct pyle_group {
+    struct bufferevent_rate_limit_group *group; /* NULL once closed */
+    struct pyle_base *pb;
+    struct pyle_bev *members;
+    ssize_t burst[2];          /* as in pyle_limit */
+    int msec;
+    int refs;                  /* the handle's, and one for each member; under the base's lock */
+    struct pyle_group *next, **to_this; /* on pb->groups while open */
 };
 
 struct pyle_listener {
@@ -214,19 +255,31 @@ struct pyle_call {             /* one of our calls on a buffer, between enter an
     int locked;
     int sync;
 };
+void pyle_later_end(struct pyle_base *pb); /* no deferred callbacks any more */
+void pyle_later_start(struct pyle_base *pb); /* the loop starts: those that wait */
+#define PYLE_REARRANGES 2 /* changes: not its bytes, just where they lie */
 void pyle_buf_uncall(struct pyle_buf *b); /* no callbacks of Python's any more; b may be NULL */
 int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes);
 int pyle_buf_enter_to_read(struct pyle_call *c, struct pyle_buf *b, int changes);
 ssize_t pyle_buf_leave(struct pyle_call *c, ssize_t rc);
+/* how is given the buffers and n; it answers as libevent does, or with a pyle_code */
+ssize_t pyle_buf_move(struct pyle_buf *dst, struct pyle_buf *src,
+                      ssize_t (*how)(struct evbuffer *, struct evbuffer *, size_t), size_t n);
 extern int pyle_pins_waiting;
 
 /* bufferevent.c */
 int pyle_bev_begin(struct pyle_bev *pv, struct pyle_use *u);
+int pyle_bev_begin_to_close(struct pyle_bev *pv, struct pyle_use *u);
 void pyle_bev_end(struct pyle_bev *pv, struct pyle_use *u);
 void pyle_bev_hold(struct pyle_bev *pv, struct bufferevent *bev, short what);
 void pyle_bev_resume(struct pyle_bev *pv);
 void pyle_bev_resume_soon(struct pyle_bev *pv);
 void pyle_bev_free(struct pyle_bev *pv);
+
+/* ratelimit.c */
+void pyle_groups_sweep(struct pyle_base *pb, int all);
+void pyle_bev_unlimit(struct pyle_bev *pv, struct bufferevent *bev);
+void pyle_bev_forget_limits(struct pyle_bev *pv);
 
 /* event.c, buffer.c, log.c: the locks of their own, around fork() */
 void pyle_signal_lock(int on);

@@ -1,0 +1,149 @@
+"""Passes TCP and unix connections on to another address. Ports le-proxy.c, without its TLS.
+
+    python le_proxy.py 127.0.0.1:8888 example.com:80
+    python le_proxy.py '[::1]:8888' /run/server.sock
+
+An address is host:port, [IPv6]:port, a port of 127.0.0.1, or a path, which has a slash in it.
+Little more than MAX_OUTPUT is held for a side that does not read, and no byte becomes a Python
+object: buffers hand their memory on. Unlike the C program it passes half a close on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from pylibevent import (
+    BEV_EVENT_CONNECTED,
+    BEV_EVENT_ERROR,
+    EV_READ,
+    EV_WRITE,
+    BufferEvent,
+    BufferEventFlags,
+    EventBase,
+    Listener,
+    Signal,
+)
+
+MAX_OUTPUT = 512 * 1024  # bytes that wait for one side before we stop reading from the other
+
+log = logging.getLogger("le_proxy")
+
+
+class Connection:
+    """A client and its connection to the target: what one sends the other gets."""
+
+    def __init__(self, base: EventBase, fd: int, target: Any) -> None:
+        self.target = target
+        self.connected = False
+        self.ended: BufferEvent | None = None  # the first of the two that has sent its end
+        client, server = BufferEvent.socket(base, fd), BufferEvent.socket(base)
+        client.setcb(self.on_read, None, self.on_event, server)
+        server.setcb(self.on_read, None, self.on_event, client)
+        try:
+            server.connect(target)
+        except OSError as error:  # at once: no route, no descriptor left
+            log.error("%s: %s", show(target), error)
+            server.close()
+            client.close_after_write()
+            return
+        client.enable(EV_READ)
+        server.enable(EV_READ)
+
+    def on_read(self, bev: BufferEvent, other: BufferEvent) -> None:
+        other.write_buffer(bev.input)
+        if len(other.output) >= MAX_OUTPUT:
+            bev.disable(EV_READ)
+            other.setwatermark(EV_WRITE, MAX_OUTPUT // 2)
+            other.setcb(self.on_read, self.on_drained, self.on_event, bev)
+
+    def on_drained(self, bev: BufferEvent, other: BufferEvent) -> None:
+        """Half of what was too much for bev is written: on with reading."""
+        bev.setwatermark(EV_WRITE, 0)
+        bev.setcb(self.on_read, None, self.on_event, other)
+        other.enable(EV_READ)
+
+    def on_event(self, bev: BufferEvent, what: BufferEventFlags, other: BufferEvent) -> None:
+        if what & BEV_EVENT_CONNECTED:
+            self.connected = True
+            self.on_last_written(bev, other)
+            return
+        other.write_buffer(bev.input)
+        if what & BEV_EVENT_ERROR:
+            log.info("a connection to %s: %s", show(self.target), bev.error)
+        elif self.ended is None:
+            self.ended = bev
+            other.setwatermark(EV_WRITE, 0)
+            other.setcb(self.on_read, self.on_last_written, self.on_event, bev)
+            self.on_last_written(other, bev)
+            return
+        bev.close_after_write()
+        other.close_after_write()
+
+    def on_last_written(self, bev: BufferEvent, other: BufferEvent) -> None:
+        """Passes the other's end on, once bev has got all that was sent before it."""
+        if self.connected and self.ended is other and not bev.output:
+            sock = socket.socket(fileno=bev.fd)
+            with contextlib.suppress(OSError):  # reset meanwhile: an event will tell
+                sock.shutdown(socket.SHUT_WR)
+            sock.detach()
+
+
+def on_accept(listener: Listener, fd: int, _address: Any, target: Any) -> None:
+    Connection(listener.base, fd, target)
+
+
+def parse(text: str) -> Any:
+    """An address as the socket module has it, of one on the command line."""
+    if "/" in text:
+        return text
+    host, _, port = text.rpartition(":")
+    host = host.strip("[]") or "127.0.0.1"
+    try:
+        if not 0 <= int(port) <= 65535:
+            raise ValueError(f"no port: {port}")
+        return socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0][4]
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
+
+
+def show(address: Any) -> str:
+    if not isinstance(address, tuple):
+        return str(address)
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Passes connections on to another address.")
+    parser.add_argument("listen", metavar="listen-address", type=parse)
+    parser.add_argument("connect", metavar="connect-address", type=parse)
+    arguments = parser.parse_args()
+    logging.basicConfig(format="%(name)s: %(message)s", level="INFO")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # two descriptors a connection
+
+    with EventBase() as base:
+        try:
+            listener = Listener.bind(base, on_accept, arguments.listen, arguments.connect)
+        except (OSError, ValueError) as error:
+            log.error("%s: %s", show(arguments.listen), error)
+            return 1
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            Signal(base, signum, lambda _signum: base.loopexit()).add()
+        log.info("listening on %s", show(listener.address))
+        base.dispatch()
+    if isinstance(arguments.listen, str):
+        Path(arguments.listen).unlink(missing_ok=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Examples as processes of their own, and what talks to them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def command(example: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(EXAMPLES / example), *arguments]
+
+
+def run(
+    example: str, *arguments: str, data: bytes = b"", timeout: float = 20
+) -> subprocess.CompletedProcess[bytes]:
+    """Runs an example to its end, with `data` as its input."""
+    return subprocess.run(
+        command(example, *arguments), input=data, capture_output=True, timeout=timeout, check=False
+    )
+
+
+@contextlib.contextmanager
+def started(example: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """An example that runs, with its output and errors to read, until the with statement ends."""
+    process = subprocess.Popen(
+        command(example, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    """The next line of its output, without its end."""
+    assert process.stdout is not None
+    return process.stdout.readline().rstrip("\n")
+
+
+def complaint_of(process: subprocess.Popen[str]) -> str:
+    """The next line of its errors, without its end."""
+    assert process.stderr is not None
+    return process.stderr.readline().rstrip("\n")
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    parts = []
+    while part := sock.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[str]
+    port: int
+    host: str = "127.0.0.1"
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection((self.host, self.port), timeout=10)
+
+    def talk(self, data: bytes) -> bytes:
+        """Sends it, half closes, and reads to the end."""
+        with self.connect() as sock:
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            return read_to_end(sock)
+
+    def _kib(self, what: str) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(rf"{what}:\s+(\d+)", status)[1])  # type: ignore[index]
+
+    def resident_kib(self) -> int:
+        return self._kib("VmRSS")
+
+    def peak_kib(self) -> int:
+        """The most that `resident_kib` has been."""
+        return self._kib("VmHWM")
+
+
+@contextlib.contextmanager
+def serving(example: str, *arguments: str) -> Iterator[Server]:
+    """An example that says on its standard error where it listens."""
+    with started(example, *arguments) as process:
+        line = complaint_of(process)
+        found = re.search(r"listening on \[?(.*?)\]?(?::(\d+))?$", line)
+        assert found, line + process.communicate()[1]
+        yield Server(process, int(found[2] or 0), found[1])
