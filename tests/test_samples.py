@@ -12,6 +12,7 @@ import socket
 import stat
 import struct
 import subprocess
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -542,3 +543,51 @@ def test_a_listening_address_in_use_is_one_line_and_a_status(relay: Relay) -> No
     assert len(done.stderr.splitlines()) == 1
     assert taken.encode() in done.stderr
     assert b"in use" in done.stderr
+
+
+# ---- zlib_filter ----
+
+
+def test_a_file_comes_out_as_it_went_in_and_takes_less_on_the_way() -> None:
+    lines = "".join(f"{i} and a line\n" for i in range(30_000))
+    with serving("zlib_filter.py", "receive", "--port", "0") as receiver:
+        sent = run("zlib_filter.py", "send", "--port", str(receiver.port), data=lines.encode())
+        output, told = receiver.process.communicate(timeout=20)
+    assert (output, sent.returncode, receiver.process.returncode) == (lines, 0, 0)
+    size, wire = (int(word) for word in sent.stderr.split() if word.isdigit())
+    assert wire < size / 5
+    assert told == f"{wire} bytes in, {size} bytes out\n"
+
+
+def test_an_empty_file_comes_out_empty() -> None:
+    with serving("zlib_filter.py", "receive", "--port", "0") as receiver:
+        sent = run("zlib_filter.py", "send", "--port", str(receiver.port))
+        output, _ = receiver.process.communicate(timeout=20)
+    assert (output, sent.returncode, receiver.process.returncode) == ("", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"no zlib stream", "incorrect header"),
+        (zlib.compress(b"half of it" * 100)[:-5], "not what was sent"),
+        (zlib.compress(b"all") + b"and more", "not what was sent"),
+    ],
+    ids=["corrupt", "cut short", "too much"],
+)
+def test_what_is_not_all_of_a_stream_is_told(data: bytes, why: str) -> None:
+    with serving("zlib_filter.py", "receive", "--port", "0") as receiver:
+        receiver.talk(data)
+        _, told = receiver.process.communicate(timeout=20)
+    assert why in told
+    assert "Traceback" not in told
+    assert receiver.process.returncode == 1
+
+
+def test_nobody_to_send_to_is_one_line_and_a_status() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    done = run("zlib_filter.py", "send", "--port", str(port))
+    assert done.returncode == 1
+    assert b"refused" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
