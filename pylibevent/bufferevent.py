@@ -177,9 +177,11 @@ class BufferEvent(Handle):
         What a filter raises goes the way of every exception; that, and BEV_ERROR, makes the event
         callback be called with BEV_EVENT_ERROR and BEV_EVENT_READING or BEV_EVENT_WRITING.
 
-        The callbacks of `underlying` are the filter's until that is closed (RuntimeError from
-        `setcb`). BEV_OPT_CLOSE_ON_FREE closes it along with the filter. Callbacks are always
-        deferred. BEV_OPT_THREADSAFE is a ValueError: libevent's filters deadlock with it.
+        What `underlying` tells its event callback comes to ours, BEV_EVENT_EOF not before input
+        that our high watermark or a memoryview holds back. Its callbacks are the filter's until
+        that is closed (RuntimeError from `setcb`). BEV_OPT_CLOSE_ON_FREE closes it along with the
+        filter. Callbacks are always deferred. BEV_OPT_THREADSAFE is a ValueError: libevent's
+        filters deadlock with it.
         """
         _check_options(options)
         if not isinstance(underlying, BufferEvent):

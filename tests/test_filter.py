@@ -7,6 +7,8 @@ import gc
 import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -956,6 +958,37 @@ def test_one_of_a_dropped_base_is_freed() -> None:
     del a, _b, f, seen
     gc.collect()
     assert [one() for one in gone] == [None, None]
+
+
+AT_EXIT = """
+import threading, pylibevent as p
+
+def pass_on(src, dst, limit, mode):
+    dst.add(src.remove())
+    return p.BEV_OK
+
+base = p.EventBase()
+for end in p.BufferEvent.pair(base):
+    f = p.BufferEvent.filter(end, pass_on, pass_on, p.BEV_OPT_CLOSE_ON_FREE)
+    f.setcb(lambda f: f.write(f.read()))
+    f.enable(p.EV_READ)
+f.write(b"to and fro")
+runs = threading.Event()
+p.Timer(base, runs.set).add(0)
+threading.Thread(target=base.dispatch, daemon=True).start()
+runs.wait()
+"""
+
+
+def test_the_interpreter_may_end_while_filters_are_at_work() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-W", "error", "-c", AT_EXIT],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # ---- close_after_write, flush ----
