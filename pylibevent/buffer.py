@@ -706,8 +706,8 @@ class EvBuffer(Handle):
 
     @contextmanager
     def lock(self) -> Iterator[EvBuffer]:
-        """Holds its lock for a with statement (evbuffer_lock); RuntimeError if it has none. May be
-        nested; closed inside, it is freed at the end."""
+        """Holds its lock for a with statement (evbuffer_lock, evbuffer_unlock); RuntimeError if it
+        has none. May be nested; closed inside, it is freed at the end."""
         rc = lib.pyle_buf_lock(self._ptr)
         if rc == UNABLE:
             raise RuntimeError("evbuffer_lock: call enable_locking() first")

@@ -353,7 +353,7 @@ class Tests(ast.NodeVisitor):
 
     def visit_Constant(self, node: ast.Constant) -> None:
         """A program that a test runs in a process of its own."""
-        if isinstance(node.value, str) and "\n" in node.value and "import" in node.value:
+        if isinstance(node.value, str) and ("lib." in node.value or "import" in node.value):
             try:
                 tree = ast.parse(textwrap.dedent(node.value))
             except SyntaxError:

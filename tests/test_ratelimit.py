@@ -604,7 +604,8 @@ def test_what_is_left_goes_down_with_the_traffic(base: EventBase, wired: Wire) -
 def test_taking_off_all_stops_it_and_giving_back_starts_it(
     base: EventBase, wired: Wire, direction: str
 ) -> None:
-    bev, peer = wired.bev, wired.peer
+    bev: BufferEvent = wired.bev
+    peer = wired.peer
     bev.set_rate_limit(both(20, 20))
     decrement = bev.decrement_read_limit if direction == "read" else bev.decrement_write_limit
     decrement(25)

@@ -199,3 +199,15 @@ def test_an_unassigned_event_is_not_initialized(raw: Raw, raw_base: Any) -> None
     assert lib.event_initialized(event)
     lib.event_debug_unassign(event)
     assert not lib.event_initialized(event)
+
+
+def test_evtag_init_may_be_called_and_does_nothing(buffer: Any) -> None:
+    lib.evtag_init()
+    lib.evtag_marshal_int(buffer, 1, 2)
+    assert content(buffer) == b"\x01\x01\x02"
+
+
+def test_an_address_with_a_scope_is_taken_apart() -> None:
+    address, scope = ffi.new("char[16]"), ffi.new("unsigned *")
+    assert lib.evutil_inet_pton_scope(socket.AF_INET6, b"fe80::1%1", address, scope) == 1
+    assert (ffi.unpack(address, 16)[:2], scope[0]) == (b"\xfe\x80", 1)
