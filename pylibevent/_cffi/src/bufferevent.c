@@ -534,10 +534,7 @@ static enum bufferevent_filter_result on_filter_output(struct evbuffer *src, str
     return run_filter(arg, EV_WRITE, src, dst, limit, mode);
 }
 
-/* What libevent's filter has set as the callbacks of what it is on, with ours around it: once a
- * filter is closed nothing comes, though libevent may still be in the middle of one of these.
- *
- * Input that the filter has no room for waits, and so does the end that comes after it. */
+/* Input that the filter has no room for waits, and so does the end that comes after it. */
 static int waits(struct pyle_bev *pv, struct bufferevent *bev)
 {
     return evbuffer_get_length(bufferevent_get_input(bev)) > 0 &&
@@ -545,6 +542,8 @@ static int waits(struct pyle_bev *pv, struct bufferevent *bev)
             !(bufferevent_get_enabled(pv->bev) & EV_READ));
 }
 
+/* What libevent's filter has set as the callbacks of what it is on, with ours around it: once a
+ * filter is closed nothing comes, though libevent may still be in the middle of one of these. */
 static void on_under_read(struct bufferevent *bev, void *arg)
 {
     struct pyle_bev *pv = arg, *under = pv->under;
