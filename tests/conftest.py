@@ -29,13 +29,12 @@ def open_descriptors() -> set[str]:
 
 def pytest_collection_finish() -> None:
     gc.collect()
-    gc.freeze()  # the tests' own collections need not look at pytest
+    gc.freeze()  # collections look at what is new since, not at pytest
 
 
 @pytest.fixture(autouse=True)
 def _balance() -> Iterator[None]:
     """After each test: no base, pin, exception or descriptor is left that was not there before."""
-    gc.collect()
     before = open_descriptors()
     faulthandler.dump_traceback_later(120, exit=True)  # a hang says where
     yield
@@ -45,6 +44,7 @@ def _balance() -> Iterator[None]:
     assert cb.pins == {}
     assert stash.exceptions == []
     assert open_descriptors() - before == set()
+    gc.freeze()
 
 
 @pytest.fixture
