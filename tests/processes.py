@@ -1,13 +1,17 @@
-"""Examples as processes of their own, and what talks to them."""
+"""Processes of their own: examples and what talks to them, scripts, forked children."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,3 +99,60 @@ def serving(example: str, *arguments: str) -> Iterator[Server]:
         found = re.search(r"listening on \[?(.*?)\]?(?::(\d+))?$", line)
         assert found, line + process.communicate()[1]
         yield Server(process, int(found[2] or 0), found[1])
+
+
+# ---- scripts ----
+
+
+def run_script(code: str, *args: str, **env: str) -> str:
+    """Runs Python code that might end the interpreter; its output, if it ends with status 0 and
+    has nothing to say on stderr. Freed memory is overwritten, so that use of it shows."""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", code, *args],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env={**os.environ, "PYTHONMALLOC": "debug", "MALLOC_PERTURB_": "165", **env},
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    return done.stdout
+
+
+# ---- children ----
+
+
+def fork(child: Callable[[], object]) -> int:
+    """Runs child() in a child process, which ends with status 0 if it did not raise."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        child()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def wait_for(pid: int, limit: float = 20) -> None:
+    """The child ends with status 0 within a time."""
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            assert code == 0, f"the child ended with {code}: see its traceback on stderr"
+            return
+        time.sleep(0.001)  # there is no waitpid with a time limit
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    raise AssertionError("the child hangs")
+
+
+def in_child(child: Callable[[], object]) -> None:
+    wait_for(fork(child))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import gc
 import hashlib
 import os
@@ -23,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from common import few_rounds, is_open, received
 from conftest import RunUntil
+from processes import run_script
 
 from pylibevent import (
     BEV_EVENT_CONNECTED,
@@ -54,6 +57,8 @@ from pylibevent import (
     lib,
 )
 
+run_checked = functools.partial(run_script, PYTHONWARNINGS="error")
+
 Sockets = tuple[socket.socket, socket.socket]
 Action = Callable[[BufferEvent], object]
 
@@ -83,12 +88,6 @@ class Seen:
         self.errors.append(bev.error)
 
 
-def few_rounds(base: EventBase, n: int = 20) -> None:
-    """Runs all that is due, and what follows from it."""
-    for _ in range(n):
-        base.loop(EVLOOP_NONBLOCK)
-
-
 def cpu_of_a_loop(base: EventBase, seconds: float) -> float:
     """Runs the loop for so many seconds; how many of them it used the processor."""
     base.loopexit(seconds)
@@ -110,27 +109,6 @@ def reset(sock: socket.socket) -> None:
     """Closes a TCP socket so that the peer gets ECONNRESET."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
-
-
-def is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
-
-
-def received(sock: socket.socket) -> bytes:
-    """What is there to read now; the last b"" is the end."""
-    data = b""
-    while True:
-        try:
-            part = sock.recv(1 << 20)
-        except BlockingIOError:
-            return data
-        if not part:
-            return data
-        data += part
 
 
 def at_eof(sock: socket.socket) -> bool:
@@ -157,20 +135,6 @@ def pattern(n: int) -> bytes:
 
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def run_script(code: str, **env: str) -> str:
-    """Runs Python code that might end the interpreter; its output, if all went well."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=os.environ | env,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
 
 
 @pytest.fixture
@@ -1802,7 +1766,7 @@ def test_close_after_write_delivers_all_though_the_peer_sent_what_was_not_read(
 
 
 def test_close_after_write_calls_no_callback_of_the_input_either() -> None:
-    out = run_script(
+    out = run_checked(
         """
 import gc, socket
 from pylibevent import *
@@ -2767,7 +2731,7 @@ def test_a_view_of_a_pairs_input_pauses_the_transfer(base: EventBase) -> None:
 @pytest.mark.parametrize("buffer", ["input", "output"])
 @pytest.mark.parametrize("how", ["close", "base.close", "in a callback"])
 def test_a_view_outlives_its_bufferevent(buffer: str, how: str) -> None:
-    out = run_script(
+    out = run_checked(
         f"""
 import gc, socket
 from pylibevent import *
@@ -2812,7 +2776,7 @@ print("fine")
 
 def test_close_after_write_with_a_view_of_the_output_out() -> None:
     """Either it is refused, or it waits until the view is gone."""
-    out = run_script(
+    out = run_checked(
         """
 import gc, socket
 from pylibevent import *
@@ -2852,7 +2816,7 @@ print("fine")
 @pytest.mark.parametrize("whose", ["partner.output", "partner.input", "own.output", "own.input"])
 @pytest.mark.parametrize("what", ["EV_READ", "EV_WRITE"])
 def test_flush_does_not_move_what_a_view_shows(whose: str, what: str) -> None:
-    out = run_script(
+    out = run_checked(
         f"""
 import gc
 from pylibevent import *
@@ -3270,7 +3234,7 @@ def test_ptr_is_the_c_struct(wired: Wired) -> None:
 
 @pytest.mark.slow
 def test_opening_and_closing_many_leaves_no_memory_behind() -> None:
-    out = run_script(
+    out = run_checked(
         """
 import gc, resource, socket
 from pylibevent import *
@@ -3308,7 +3272,7 @@ print(rss() - before)
 
 @pytest.mark.slow
 def test_closing_without_running_the_loop_leaves_no_memory_behind_once_the_base_is_closed() -> None:
-    out = run_script(
+    out = run_checked(
         """
 import gc, resource
 from pylibevent import *

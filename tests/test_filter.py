@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from common import few_rounds
 from conftest import RunUntil
 
 from pylibevent import (
@@ -72,12 +73,6 @@ class Seen:
 
     def event(self, _bev: BufferEvent, what: int) -> None:
         self.events.append(what)
-
-
-def few_rounds(base: EventBase, n: int = 20) -> None:
-    for _ in range(n):
-        if not base.closed:
-            base.loop(EVLOOP_NONBLOCK)
 
 
 def cpu_of_a_loop(base: EventBase, seconds: float) -> float:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from processes import fork, in_child, wait_for
 
 from pylibevent import (
     EV_PERSIST,
@@ -45,41 +46,6 @@ ANY_PORT = ("127.0.0.1", 0)
 
 def nothing(*_args: Any) -> None:
     pass
-
-
-def wait_for(pid: int) -> None:
-    """The child ends with status 0 within a time."""
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            assert os.waitstatus_to_exitcode(status) == 0, "see the child's traceback on stderr"
-            return
-        time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    pytest.fail("the child hangs")
-
-
-def fork(child: Callable[[], object]) -> int:
-    """Runs child() in a child process, which ends with status 0 if it did not raise."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        signal.set_wakeup_fd(-1)
-        child()
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def in_child(child: Callable[[], object]) -> None:
-    wait_for(fork(child))
 
 
 @pytest.fixture(params=supported_methods())

@@ -8,13 +8,12 @@ import gc
 import os
 import signal
 import socket
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from processes import run_script
 
 from pylibevent import (
     BEV_EVENT_EOF,
@@ -70,20 +69,6 @@ def no_gc() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
-
-
-def run_script(code: str, *args: str, debug: bool = True) -> None:
-    """Runs code in an interpreter that must end with status 0 and nothing on stderr."""
-    env = dict(os.environ, PYTHONMALLOC="debug" if debug else "default")
-    done = subprocess.run(
-        [sys.executable, "-c", code, *args],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        env=env,
-        check=False,
-    )
-    assert (done.stderr, done.returncode) == ("", 0)
 
 
 # ---- what is pending lives ----

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from common import few_rounds, is_open
 from conftest import RunUntil
 
 from pylibevent import (
     BEV_OPT_CLOSE_ON_FREE,
     EV_READ,
-    EVLOOP_NONBLOCK,
     LEV_OPT_BIND_IPV6ONLY,
     LEV_OPT_CLOSE_ON_EXEC,
     LEV_OPT_CLOSE_ON_FREE,
@@ -69,20 +69,6 @@ def accepted() -> Any:
     yield accepted
     for sock in accepted.sockets:
         sock.close()
-
-
-def few_rounds(base: EventBase, n: int = 20) -> None:
-    """Runs all that is due, and what follows from it."""
-    for _ in range(n):
-        base.loop(EVLOOP_NONBLOCK)
-
-
-def is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def connect(address: Any) -> socket.socket:

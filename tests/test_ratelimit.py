@@ -5,19 +5,17 @@ from __future__ import annotations
 import gc
 import os
 import random
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from common import few_rounds, received
 from conftest import RunUntil
+from processes import in_child, run_script
 
 from pylibevent import (
     BEV_EVENT_EOF,
@@ -54,24 +52,6 @@ FOREVER = 3600.0  # a tick that no test sees the end of
 def both(rate: int, burst: int, tick: float = FOREVER) -> TokenBucketConfig:
     """The same limit for reading and for writing."""
     return TokenBucketConfig(rate, burst, rate, burst, tick)
-
-
-def few_rounds(base: EventBase, n: int = 20) -> None:
-    """Runs all that is due, and what follows from it."""
-    for _ in range(n):
-        base.loop(EVLOOP_NONBLOCK)
-
-
-def received(sock: socket.socket) -> bytes:
-    data = b""
-    while True:
-        try:
-            part = sock.recv(1 << 20)
-        except BlockingIOError:
-            return data
-        if not part:
-            return data
-        data += part
 
 
 class Meter:
@@ -152,22 +132,6 @@ def wired(wire: MakeWire) -> Wire:
     return wire()
 
 
-def run_script(code: str) -> str:
-    """Runs Python code that might end the interpreter; its output, if all went well. Freed memory
-    is overwritten, so that use of it shows."""
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-W", "error", *SILENT, "-c", HEAD + code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=os.environ | {"MALLOC_PERTURB_": "165"},
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-SILENT = ("-W", "ignore::ResourceWarning")  # the scripts' own sockets
 HEAD = """
 import gc, socket, sys, threading
 from pylibevent import *
@@ -179,6 +143,11 @@ def wire(base, options=BEV_OPT_CLOSE_ON_FREE):
     bev.enable(EV_READ)
     return bev, b
 """
+
+
+def run_checked(code: str) -> str:
+    """Runs code after HEAD in an interpreter of its own."""
+    return run_script(HEAD + code, PYTHONWARNINGS="error,ignore::ResourceWarning")
 
 
 # ---- TokenBucketConfig ----
@@ -1204,7 +1173,7 @@ def test_closing_one_that_waits_leaves_no_timer(base: EventBase, wire: MakeWire)
 
 
 def test_a_config_lives_as_long_as_what_uses_it() -> None:
-    run_script("""
+    run_checked("""
 base = EventBase()
 group = RateLimitGroup(base, TokenBucketConfig(50, 50, 50, 50, tick=0.001))
 wires = [wire(base) for _ in range(5)]
@@ -1233,7 +1202,7 @@ base.close()
 
 
 def test_everything_at_random_does_no_harm() -> None:
-    moved = run_script("""
+    moved = run_checked("""
 import random
 random.seed(7)
 base = EventBase()
@@ -1295,7 +1264,7 @@ print(moved)
 
 
 def test_the_end_of_the_interpreter_with_everything_open() -> None:
-    run_script("""
+    run_checked("""
 base = EventBase()
 group = RateLimitGroup(base, TokenBucketConfig(5, 5, 5, 5))
 bev, peer = wire(base)
@@ -1714,32 +1683,6 @@ def test_a_group_closed_while_other_threads_hold_and_close_its_members(base: Eve
 
 
 # ---- fork ----
-
-
-def in_child(child: Callable[[], object]) -> None:
-    """Runs child() in a child process, which must not raise and ends within a time."""
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            child()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            assert os.waitstatus_to_exitcode(status) == 0, "see the child's traceback on stderr"
-            return
-        time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    pytest.fail("the child hangs")
 
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from processes import run_script
 
 from pylibevent import (
     BEV_OPT_CLOSE_ON_FREE,
@@ -125,19 +125,6 @@ def in_threads(n: int, function: Callable[[int], object]) -> None:
         assert not thread.is_alive(), "a thread hangs"
     if errors:
         raise errors[0]
-
-
-def run_script(code: str, *args: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code, *args],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        env=dict(os.environ, PYTHONMALLOC="debug"),
-        check=False,
-    )
-    assert (done.stderr, done.returncode) == ("", 0)
-    return done.stdout
 
 
 # ---- what wakes a sleeping loop ----

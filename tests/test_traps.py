@@ -4,20 +4,21 @@ libevent's in which somebody did.) Traps that are a promise of one class are tes
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from typing import Any
 
 import pytest
+from common import few_rounds
 from conftest import RunUntil
+from processes import run_script
 
 from pylibevent import (
     BEV_EVENT_EOF,
@@ -44,29 +45,10 @@ from pylibevent import (
     Timer,
 )
 
+run_checked = functools.partial(run_script, PYTHONWARNINGS="error")
+
 Sockets = tuple[socket.socket, socket.socket]
 THREADED = BEV_OPT_CLOSE_ON_FREE | BEV_OPT_THREADSAFE
-
-
-def few_rounds(base: EventBase, n: int = 20) -> None:
-    """Runs all that is due, and what follows from it."""
-    for _ in range(n):
-        base.loop(EVLOOP_NONBLOCK)
-
-
-def run_script(code: str, *args: str) -> str:
-    """Runs Python code that might end the interpreter; its output, if all went well. Freed memory
-    is overwritten, so that use of it shows."""
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-W", "error", "-c", code, *args],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-        env=os.environ | {"MALLOC_PERTURB_": "165"},
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
 
 
 # ---- free inside a callback, callbacks after free ----
@@ -228,7 +210,7 @@ print(calls)
 )
 @pytest.mark.parametrize("seed", [1, 2])
 def test_anything_at_all_inside_callbacks(options: int, seed: int) -> None:
-    assert int(run_script(FUZZ, str(seed), str(int(options)))) > 1000
+    assert int(run_checked(FUZZ, str(seed), str(int(options)))) > 1000
 
 
 TRANSFERS = {
@@ -293,7 +275,7 @@ TRANSFERS = {
 def test_an_input_callback_closes_in_the_middle_of_a_transfer(transfer: str) -> None:
     """What one of a pair does moves data to the other, whose EvBuffer's callback may close
     either."""
-    out = run_script(
+    out = run_checked(
         f"""
 import gc
 from pylibevent import *
@@ -730,7 +712,7 @@ def test_warnings_on_stderr(
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_fork_with_a_server_running() -> None:
     """LE#319: the child shares the kernel's side of the loop with its parent, until reinit()."""
-    out = run_script(
+    out = run_checked(
         """
 import os, socket, sys
 from pylibevent import *
@@ -809,7 +791,7 @@ print("fine")
 
 
 def test_base_freed_while_its_loop_runs_in_another_thread() -> None:
-    out = run_script(
+    out = run_checked(
         """
 import contextlib, threading, socket, time
 from pylibevent import *

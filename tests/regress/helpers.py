@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -90,49 +88,9 @@ def spin(seconds: float) -> None:
         pass
 
 
-def is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
-
-
 def send(signum: int) -> None:
     """Sends a signal to this process; it has come when this returns."""
     os.kill(os.getpid(), signum)
-
-
-def fork(child: Callable[[], object]) -> int:
-    """Runs child() in a child process, which ends with status 0 if it did not raise."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        signal.set_wakeup_fd(-1)
-        child()
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def wait_for(pid: int) -> None:
-    """Waits for a child to end well."""
-    end = time.monotonic() + SOON
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            code = os.waitstatus_to_exitcode(status)
-            assert code == 0, f"the child ended with {code}"
-            return
-        time.sleep(0.001)  # there is no waitpid with a time limit
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    raise AssertionError("the child hangs")
 
 
 HEAD = """

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from common import few_rounds
 from conftest import RunUntil
 
 from pylibevent import (
@@ -90,12 +91,6 @@ def closed_port() -> Iterator[tuple[str, int]]:
 
 def pattern(n: int) -> bytes:
     return bytes(i & 0xFF for i in range(n))
-
-
-def few_rounds(base: EventBase, n: int = 20) -> None:
-    """Runs all that is due, and what follows from it."""
-    for _ in range(n):
-        base.loop(EVLOOP_NONBLOCK)
 
 
 # ---- data, flush ----

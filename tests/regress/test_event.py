@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from conftest import open_descriptors
+from processes import fork, wait_for
 
 import pylibevent
 from pylibevent import (
@@ -51,18 +52,7 @@ from pylibevent import (
     lib,
 )
 
-from .helpers import (
-    CHANGELIST,
-    METHODS,
-    Raw,
-    config_for,
-    fork,
-    nothing,
-    script,
-    send,
-    spin,
-    wait_for,
-)
+from .helpers import CHANGELIST, METHODS, Raw, config_for, nothing, script, send, spin
 
 Sockets = tuple[socket.socket, socket.socket]
 

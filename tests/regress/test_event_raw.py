@@ -12,21 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from processes import fork, wait_for
 
 from pylibevent import EventBase, EventConfig, ffi, lib
 
-from .helpers import (
-    METHODS,
-    SOON,
-    Raw,
-    fork,
-    run_script,
-    script,
-    send,
-    spin,
-    timeval,
-    wait_for,
-)
+from .helpers import METHODS, SOON, Raw, run_script, script, send, spin, timeval
 
 Sockets = tuple[socket.socket, socket.socket]
 

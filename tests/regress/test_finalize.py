@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from common import is_open
 
 from pylibevent import (
     BEV_OPT_CLOSE_ON_FREE,
@@ -35,7 +36,7 @@ from pylibevent import (
     lib,
 )
 
-from .helpers import SOON, Raw, is_open, nothing, script, timeval
+from .helpers import SOON, Raw, nothing, script, timeval
 
 Sockets = tuple[socket.socket, socket.socket]
 ROUND = EVLOOP_ONCE | EVLOOP_NONBLOCK

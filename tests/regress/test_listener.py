@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from common import is_open
 
 from pylibevent import (
     LEV_OPT_CLOSE_ON_EXEC,
@@ -20,7 +21,7 @@ from pylibevent import (
     lib,
 )
 
-from .helpers import Raw, is_open, script
+from .helpers import Raw, script
 
 Sockets = tuple[socket.socket, socket.socket]
 

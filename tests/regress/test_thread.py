@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from processes import fork, wait_for
 
 from pylibevent import (
     BEV_OPT_DEFER_CALLBACKS,
@@ -27,7 +28,7 @@ from pylibevent import (
     lib,
 )
 
-from .helpers import SOON, Raw, fork, nothing, script, timeval, wait_for
+from .helpers import SOON, Raw, nothing, script, timeval
 
 
 class Threads:

@@ -1,0 +1,36 @@
+"""Small things that many tests do."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from pylibevent import EVLOOP_NONBLOCK, EventBase
+
+
+def few_rounds(base: EventBase, n: int = 20) -> None:
+    """Runs all that is due, and what follows from it."""
+    for _ in range(n):
+        if not base.closed:
+            base.loop(EVLOOP_NONBLOCK)
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def received(sock: socket.socket) -> bytes:
+    """What is there to read now; the last b"" is the end."""
+    data = b""
+    while True:
+        try:
+            part = sock.recv(1 << 20)
+        except BlockingIOError:
+            return data
+        if not part:
+            return data
+        data += part
