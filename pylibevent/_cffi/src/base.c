@@ -15,6 +15,7 @@ static int had_base; /* libevent's debug mode has to be on before */
 __thread int pyle_sync;
 __thread int pyle_sync_raised;
 __thread struct pyle_base *pyle_here;
+__thread int pyle_depth;
 __thread char pyle_me;
 
 int pyle_init(void)
@@ -35,6 +36,8 @@ void pyle_before_fork(void)
 {
     struct pyle_base *pb;
 
+    if (pyle_here)
+        pyle_arm_unsent(pyle_here);
     pthread_mutex_lock(&all_lock);
     for (pb = all; pb; pb = pb->next)
         pthread_mutex_lock(&pb->lock);
@@ -198,6 +201,18 @@ void pyle_after(struct pyle_base *pb)
         event_base_loopbreak(pb->base); /* pyle_base_loop says why */
     if (pyle_log_waiting && pyle_py_log_messages() != PYLE_DONE)
         pyle_raise(pb);
+    pyle_leave();
+}
+
+void pyle_before(void)
+{
+    ++pyle_depth;
+}
+
+void pyle_leave(void)
+{
+    if (--pyle_depth == 0 && pyle_here && pyle_here->unsent)
+        pyle_send_unsent(pyle_here);
 }
 
 /* ---- may it be used? ---- */
@@ -324,6 +339,7 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
     (void)fd;
     (void)what;
     pyle_base_pass_on(pb, pb->wake_chain);
+    pyle_before();
     if (!pyle_exiting && pyle_py_signals() != PYLE_DONE)
         pyle_raise(pb);
     pyle_after(pb);
@@ -393,6 +409,7 @@ void pyle_base_unref(struct pyle_base *pb)
         return;
     pyle_base_free(pb);
     unlist_base(pb);
+    free(pb->scratch);
     free(pb->common);
     pthread_cond_destroy(&pb->idle);
     pthread_mutex_destroy(&pb->lock);
@@ -601,7 +618,7 @@ int pyle_base_wakefd(struct pyle_base *pb)
 int pyle_base_loop(struct pyle_base *pb, int flags, int chained_wakefd)
 {
     struct pyle_base *outer = pyle_here;
-    int sync = pyle_sync, rc = pyle_enter_base(pb), raised;
+    int sync = pyle_sync, depth = pyle_depth, rc = pyle_enter_base(pb), raised;
 
     if (rc < 0)
         return rc;
@@ -627,7 +644,7 @@ int pyle_base_loop(struct pyle_base *pb, int flags, int chained_wakefd)
     pyle_leave_base(pb);
 
     pyle_here = pb;
-    pyle_sync = 0;
+    pyle_sync = pyle_depth = 0;
     errno = 0;
     rc = event_base_loop(pb->base, flags);
     if (rc < 0)
@@ -636,6 +653,7 @@ int pyle_base_loop(struct pyle_base *pb, int flags, int chained_wakefd)
         ++pb->raised;
     pyle_here = outer;
     pyle_sync = sync;
+    pyle_depth = depth;
 
     do_chores(pb);
     if (!pb->closed && pb->fork_gen == pyle_fork_gen)

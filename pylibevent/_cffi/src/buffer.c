@@ -76,6 +76,11 @@ static int views(struct pyle_buf *b)
     return __atomic_load_n(&b->exports, __ATOMIC_ACQUIRE);
 }
 
+int pyle_buf_viewed(struct pyle_buf *b)
+{
+    return views(b) > 0;
+}
+
 void pyle_buf_uncall(struct pyle_buf *b)
 {
     if (b && b->cb) {
@@ -257,6 +262,7 @@ int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes)
         return rc;
     }
     ++b->depth;
+    c->masked = changes && b->owner && !b->is_input && pyle_bev_add_begin(b->owner, b->owner->bev);
     c->sync = pyle_sync_enter();
     errno = 0;
     return 0;
@@ -267,6 +273,8 @@ ssize_t pyle_buf_leave(struct pyle_call *c, ssize_t rc)
     struct pyle_buf *b = c->b;
     int error = errno;
 
+    if (c->masked)
+        pyle_bev_add_end(c->pv, c->use.bev);
     --b->depth;
     if (!b->locking)
         free_if_done(b);
@@ -1448,6 +1456,7 @@ static void on_later(evutil_socket_t fd, short what, void *arg)
         event_base_loopbreak(pb->base);
         return;
     }
+    pyle_before();
     pb->delivering = 1;
     pthread_mutex_lock(&pb->lock);
     last = pb->later ? (struct pyle_buf *)((char *)pb->later_end - offsetof(struct pyle_buf, next)) : NULL;
@@ -1552,6 +1561,7 @@ static void on_change(struct evbuffer *buf, const struct evbuffer_cb_info *info,
     if (pyle_exiting || b->closing || !claim(b))
         return;
     __atomic_add_fetch(&b->refs, 1, __ATOMIC_RELAXED);
+    pyle_before();
     ++b->depth;
     count_inside(b, 1); /* a change that C code makes, perhaps: no call of ours is around it */
     if (b->deferred) {
@@ -1568,6 +1578,8 @@ static void on_change(struct evbuffer *buf, const struct evbuffer_cb_info *info,
     unclaim(b);
     if (pb && b->owner)
         pyle_after(pb);
+    else
+        pyle_leave();
     pyle_buf_unref(b);
 }
 

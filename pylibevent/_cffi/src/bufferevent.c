@@ -229,6 +229,17 @@ void pyle_bev_resume_soon(struct pyle_bev *pv)
 
 /* ---- trampolines ---- */
 
+static void on_read(struct bufferevent *bev, void *arg);
+static void on_write(struct bufferevent *bev, void *arg);
+static void on_bev_event(struct bufferevent *bev, short what, void *arg);
+
+/* on_event, and so on, of ours are set in it: then this is whose it is. */
+struct pyle_bev *pyle_bev_behind(struct bufferevent *bev)
+{
+    return bev->readcb == on_read || bev->writecb == on_write || bev->errorcb == on_bev_event
+               ? bev->cbarg : NULL;
+}
+
 static int enter_callback(struct pyle_bev *pv)
 {
     if (pyle_exiting) {
@@ -239,6 +250,7 @@ static int enter_callback(struct pyle_bev *pv)
     if (!pv->bev || pv->pb->closed)
         return 0;
     __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
+    pyle_before();
     return 1;
 }
 
@@ -278,8 +290,6 @@ static void finish_now(struct pyle_bev *pv)
     if (enter_callback(pv))
         leave_callback(pv, NULL, pyle_py_bev_finished(pv->pb->slot, pv->token), 0, 0);
 }
-
-static void on_bev_event(struct bufferevent *bev, short what, void *arg);
 
 static void on_discard(struct bufferevent *bev, void *arg)
 {
@@ -331,6 +341,15 @@ static void on_read(struct bufferevent *bev, void *arg)
         pyle_bev_hold(pv, bev, EV_READ);
     }
     leave_callback(pv, bev, answer, EV_READ, 0);
+}
+
+/* Output has gone out behind libevent's back. */
+void pyle_bev_written(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    if (pv->finishing)
+        on_write(bev, pv);
+    else if (bev->writecb)
+        bufferevent_trigger(bev, EV_WRITE, BEV_TRIG_DEFER_CALLBACKS);
 }
 
 static void on_write(struct bufferevent *bev, void *arg)
@@ -394,6 +413,8 @@ int pyle_bev_socket(struct pyle_bev *pv, int fd, int options, int nodelay)
         pv->is_socket = 1;
         pv->options = options;
         pv->nodelay = nodelay;
+        pv->plain = options & BEV_OPT_THREADSAFE;
+        pyle_bev_hook(pv, pv->bev);
         if (nodelay && fd >= 0)
             set_nodelay(fd);
         if (pyle_accepting == fd)
@@ -444,8 +465,10 @@ static enum bufferevent_filter_result ask_python(struct pyle_bev *pv, short io, 
                                                  int mode)
 {
     struct pyle_base *pb = pv->pb;
-    int answer = pyle_py_bev_filter(pb->slot, pv->token, io == EV_WRITE, limit, mode);
+    int answer;
 
+    pyle_before();
+    answer = pyle_py_bev_filter(pb->slot, pv->token, io == EV_WRITE, limit, mode);
     if (answer == PYLE_RETRY)
         push(pv, io);
     if (answer == PYLE_RETRY || answer == PYLE_ERROR)
@@ -825,7 +848,8 @@ int pyle_bev_finish(struct pyle_bev *pv)
         if (viewed(pv->output)) {
             bufferevent_disable(bev, EV_WRITE);
             pv->held = EV_WRITE;
-        } else if (bufferevent_enable(bev, EV_WRITE) < 0) {
+        } else if (!(pv->unsent && (bev->enabled & EV_WRITE)) &&
+                   bufferevent_enable(bev, EV_WRITE) < 0) {
             rc = 1;
         }
     }
@@ -895,6 +919,8 @@ static int enable(struct pyle_bev *pv, struct bufferevent *bev, int what)
 
     bufferevent_lock(bev);
     pv->refused &= (short)~what;
+    if (what & EV_WRITE)
+        pv->masked = 0;
     if ((now & EV_READ) && (pv->stuck || viewed(pv->input))) {
         pv->held |= EV_READ;
         now &= ~EV_READ;
@@ -933,6 +959,8 @@ static int disable(struct pyle_bev *pv, struct bufferevent *bev, int what)
 
     bufferevent_lock(bev);
     pv->refused |= (short)what;
+    if (what & EV_WRITE)
+        pv->masked = 0;
     pv->forced &= (short)~what;
     pv->held &= (short)~what;
     rc = bufferevent_disable(bev, (short)what);
@@ -949,7 +977,7 @@ int pyle_bev_disable(struct pyle_bev *pv, int what)
 
 int pyle_bev_enabled(struct pyle_bev *pv)
 {
-    CALL(pv, bufferevent_get_enabled(bev) | pv->held);
+    CALL(pv, bufferevent_get_enabled(bev) | pv->held | (pv->masked ? EV_WRITE : 0));
 }
 
 int pyle_bev_fd(struct pyle_bev *pv)
@@ -962,6 +990,8 @@ static int setfd(struct pyle_bev *pv, struct bufferevent *bev, int fd, int own)
     if ((fd >= 0 && evutil_make_socket_nonblocking(fd) < 0) || bufferevent_setfd(bev, fd) < 0)
         return -1;
     pv->own_fd = own;
+    pv->connecting = 0;
+    pyle_bev_hook(pv, bev);
     if (pv->nodelay && fd >= 0)
         set_nodelay(fd);
     if (pyle_accepting == fd)
@@ -991,9 +1021,15 @@ static int if_not_viewed(struct pyle_bev *pv, struct bufferevent *bev, int input
 
 static int write_data(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n)
 {
-    int rc = if_not_viewed(pv, bev, 0, 1);
+    int late, rc = if_not_viewed(pv, bev, 0, 1);
 
-    return rc < 0 ? rc : bufferevent_write(bev, data, n);
+    if (rc < 0)
+        return rc;
+    late = pyle_bev_add_begin(pv, bev);
+    rc = bufferevent_write(bev, data, n);
+    if (late)
+        pyle_bev_add_end(pv, bev);
+    return rc;
 }
 
 int pyle_bev_write(struct pyle_bev *pv, const void *data, size_t n)
@@ -1003,9 +1039,15 @@ int pyle_bev_write(struct pyle_bev *pv, const void *data, size_t n)
 
 static int move_out(struct pyle_bev *pv, struct bufferevent *bev, struct evbuffer *buf)
 {
-    int rc = if_not_viewed(pv, bev, 0, 1);
+    int late, rc = if_not_viewed(pv, bev, 0, 1);
 
-    return rc < 0 ? rc : bufferevent_write_buffer(bev, buf);
+    if (rc < 0)
+        return rc;
+    late = pyle_bev_add_begin(pv, bev);
+    rc = bufferevent_write_buffer(bev, buf);
+    if (late)
+        pyle_bev_add_end(pv, bev);
+    return rc;
 }
 
 static int move_in(struct pyle_bev *pv, struct bufferevent *bev, struct evbuffer *buf)
@@ -1062,6 +1104,8 @@ static int connected(struct pyle_bev *pv, struct bufferevent *bev, int had_fd, i
 {
     int error = errno, fd = pv->bev ? bufferevent_getfd(bev) : -1;
 
+    if (pv->bev)
+        pyle_bev_hook(pv, bev);
     if (!had_fd && fd >= 0) {
         pv->own_fd = 1;
         if (pv->nodelay)
@@ -1078,6 +1122,7 @@ static int connect_to(struct pyle_bev *pv, struct bufferevent *bev, const void *
     if (!had_fd && !pyle_fd_fits(pv->pb->fd_limit))
         return -1;
     errno = 0;
+    pv->connecting = 1;
     return connected(pv, bev, had_fd, bufferevent_socket_connect(bev, address, length));
 }
 
@@ -1095,6 +1140,7 @@ static int connect_to_name(struct pyle_bev *pv, struct bufferevent *bev, int fam
 
     if (!had_fd && !pyle_fd_fits(pv->pb->fd_limit))
         return -1;
+    pv->connecting = 1;
     return connected(pv, bev, had_fd,
                      bufferevent_socket_connect_hostname(bev, NULL, family, host, port));
 }

@@ -88,6 +88,7 @@ static void fire(struct pyle_event *pe, int fd, int what, fire_fn *fn)
     if (!token)
         return;
     pb->firing = token;
+    pyle_before();
     answer = fn(pb->slot, token, fd, what, released);
     pb->firing = 0;
     /* From here on pe may be gone, unless Python did not get as far as taking the token. */
@@ -283,6 +284,7 @@ static void on_finalized(struct event *ev, void *arg)
     pthread_mutex_unlock(&pb->lock);
     if (pyle_exiting)
         return;
+    pyle_before();
     answer = pyle_py_finalized(pb->slot, token);
     if (answer == PYLE_RETRY && !pb->closed) {
         pe->token = token;

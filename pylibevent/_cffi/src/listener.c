@@ -153,6 +153,7 @@ static void deliver(struct pyle_listener *pl, int fd, const struct sockaddr *sa,
             name_length = 0;
     }
     pyle_accepting = fd;
+    pyle_before();
     answer = pyle_py_accept(pb->slot, pl->token, fd, sa->sa_family, name, name_length, port,
                             flowinfo, scope);
     if (answer == PYLE_RETRY && pyle_accepting != fd)
@@ -203,6 +204,7 @@ static void on_accept_error(struct evconnlistener *lev, void *arg)
     if (pyle_exiting || !pl->lev || pb->closed)
         return;
     __atomic_add_fetch(&pl->refs, 1, __ATOMIC_RELAXED);
+    pyle_before();
     answer = pyle_py_accept_error(pb->slot, pl->token, error);
     if (pl->lev && !pb->closed && pl->wanted) {
         /* It would fail again at once: let some connections end first. */

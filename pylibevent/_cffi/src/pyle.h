@@ -95,6 +95,9 @@ struct pyle_base {
     int later_assigned;
     int delivering;
     struct pyle_buf *later, **later_end; /* the buffers that have some, oldest first */
+    char *scratch;             /* where sockets are read to first */
+    struct pyle_bev *unsent, **unsent_end; /* to be written when the callback that runs is over */
+    int sending;
 };
 
 struct pyle_event {
@@ -176,6 +179,12 @@ struct pyle_bev {
     struct pyle_bev *next_member, **to_member; /* in the group; under the base's lock */
     struct pyle_bev *next;
     int queued;
+    int plain;                 /* all of it libevent's own way, see fast.c */
+    int connecting;
+    short capped;              /* the user has set how much to read or write at a time */
+    int masked;                /* EV_WRITE is not in bev->enabled, but in the user's eyes */
+    int unsent;                /* on pb->unsent */
+    struct pyle_bev *next_unsent;
 };
 
 struct pyle_limit {
@@ -219,6 +228,7 @@ extern int pyle_debug_mode;
 extern __thread int pyle_sync;       /* depth of our calls that may call back, within the loop */
 extern __thread int pyle_sync_raised; /* how many callbacks of the innermost one have raised */
 extern __thread struct pyle_base *pyle_here; /* the base whose loop this thread is in */
+extern __thread int pyle_depth;      /* of callbacks within that loop */
 extern __thread char pyle_me;
 #define PYLE_DEEPEST 100 /* such calls in each other: C's stack has an end, and no guard */
 #define PYLE_ME ((uintptr_t)&pyle_me)
@@ -227,7 +237,9 @@ int pyle_enter_base(struct pyle_base *pb); /* locks; checks use after close, for
 void pyle_leave_base(struct pyle_base *pb);
 int pyle_failed(void);                     /* PYLE_SYS or PYLE_FAIL, by errno */
 void pyle_raise(struct pyle_base *pb);     /* a callback raised: stop, or tell the call it is in */
-void pyle_after(struct pyle_base *pb);     /* after each callback: fork, log */
+void pyle_before(void);                    /* before each callback */
+void pyle_after(struct pyle_base *pb);     /* after it: fork, log, what was written */
+void pyle_leave(void);                     /* the same, without a base */
 int pyle_elsewhere(const struct pyle_base *pb); /* the loop runs in another thread */
 void pyle_kick(struct pyle_base *pb);
 void pyle_hold_base(struct pyle_base *pb);
@@ -253,11 +265,13 @@ struct pyle_call {             /* one of our calls on a buffer, between enter an
     struct pyle_bev *pv;       /* whose buffer it is, or NULL */
     struct pyle_use use;
     int locked;
+    int masked;
     int sync;
 };
 void pyle_later_end(struct pyle_base *pb); /* no deferred callbacks any more */
 void pyle_later_start(struct pyle_base *pb); /* the loop starts: those that wait */
 #define PYLE_REARRANGES 2 /* changes: not its bytes, just where they lie */
+int pyle_buf_viewed(struct pyle_buf *b);
 void pyle_buf_uncall(struct pyle_buf *b); /* no callbacks of Python's any more; b may be NULL */
 int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes);
 int pyle_buf_enter_to_read(struct pyle_call *c, struct pyle_buf *b, int changes);
@@ -275,6 +289,16 @@ void pyle_bev_hold(struct pyle_bev *pv, struct bufferevent *bev, short what);
 void pyle_bev_resume(struct pyle_bev *pv);
 void pyle_bev_resume_soon(struct pyle_bev *pv);
 void pyle_bev_free(struct pyle_bev *pv);
+
+struct pyle_bev *pyle_bev_behind(struct bufferevent *bev);
+void pyle_bev_written(struct pyle_bev *pv, struct bufferevent *bev);
+
+/* fast.c */
+void pyle_bev_hook(struct pyle_bev *pv, struct bufferevent *bev);
+int pyle_bev_add_begin(struct pyle_bev *pv, struct bufferevent *bev);
+void pyle_bev_add_end(struct pyle_bev *pv, struct bufferevent *bev);
+void pyle_send_unsent(struct pyle_base *pb);
+void pyle_arm_unsent(struct pyle_base *pb);
 
 /* ratelimit.c */
 void pyle_groups_sweep(struct pyle_base *pb, int all);

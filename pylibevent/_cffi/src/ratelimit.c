@@ -547,6 +547,8 @@ int pyle_bev_set_max_single(struct pyle_bev *pv, int write, int n)
 
     if (rc < 0)
         return rc;
+    pv->capped = (short)(n ? pv->capped | (write ? EV_WRITE : EV_READ)
+                           : pv->capped & ~(write ? EV_WRITE : EV_READ));
     return finish(pv, &u, write ? bufferevent_set_max_single_write(u.bev, (size_t)n)
                                 : bufferevent_set_max_single_read(u.bev, (size_t)n));
 }

@@ -1,0 +1,256 @@
+/* Sockets the short way: what libevent does in several steps and system calls, done in one, with
+ * libevent's own meaning. It reads 64 KiB at once, not 4, and does not ask how much there is; what
+ * callbacks write goes out when the callback is over, and EV_WRITE is armed only for what the
+ * socket does not take.
+ *
+ * Only where that can make no difference: see short_way(). Everything else takes libevent's way,
+ * whose callbacks stand behind ours in the same events. */
+#include "pyle.h"
+
+#include <event2/bufferevent_struct.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define SCRATCH 65536          /* read at once */
+#define MOST_READ (1 << 18)    /* and so much before others have their turn */
+#define MOST_WRITTEN (1 << 18)
+
+static event_callback_fn libevent_reads, libevent_writes;
+
+static void on_readable(evutil_socket_t fd, short what, void *arg);
+static void on_writable(evutil_socket_t fd, short what, void *arg);
+
+static void take_over(struct event *ev, event_callback_fn ours, event_callback_fn *theirs)
+{
+    if (event_get_callback(ev) == ours)
+        return;
+    *theirs = event_get_callback(ev);
+    ev->ev_evcallback.evcb_cb_union.evcb_callback = ours;
+}
+
+/* After each call of libevent's that makes the events of a socket anew. */
+void pyle_bev_hook(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    if (!pv->plain) {
+        take_over(&bev->ev_read, on_readable, &libevent_reads);
+        take_over(&bev->ev_write, on_writable, &libevent_writes);
+    }
+}
+
+static int short_way(struct pyle_bev *pv, struct bufferevent *bev, short io)
+{
+    return !pv->plain && !pv->limit && !pv->group && !(pv->capped & io) && !pv->connecting &&
+           pv->bev == bev && !pv->pb->closed;
+}
+
+static void failed(struct bufferevent *bev, short io, short what, int error, int options)
+{
+    bufferevent_disable(bev, io);
+    EVUTIL_SET_SOCKET_ERROR(error);
+    bufferevent_trigger_event(bev, what | (io == EV_READ ? BEV_EVENT_READING : BEV_EVENT_WRITING),
+                              options);
+}
+
+static int is_retriable(int error)
+{
+    return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
+}
+
+/* ---- reading ---- */
+
+/* There was more than fitted in one read. What comes now goes straight into the buffer. An error
+ * is told once, by the read that meets it: it is the answer. */
+static int top_up(struct evbuffer *input, int fd, size_t room)
+{
+    struct evbuffer_iovec vec;
+    ssize_t n, asked;
+
+    do {
+        asked = room < SCRATCH ? (ssize_t)room : SCRATCH;
+        if (asked == 0 || evbuffer_reserve_space(input, asked, &vec, 1) != 1)
+            return 0;
+        n = read(fd, vec.iov_base, (size_t)asked);
+        if (n < 0)
+            return is_retriable(errno) ? 0 : errno;
+        vec.iov_len = (size_t)n;
+        room -= (size_t)n;
+        if (evbuffer_commit_space(input, &vec, 1) < 0)
+            return ENOMEM;
+    } while (n == asked);
+    return 0;
+}
+
+static void on_readable(evutil_socket_t fd, short what, void *arg)
+{
+    struct bufferevent *bev = arg;
+    struct pyle_bev *pv = pyle_bev_behind(bev);
+    struct pyle_base *pb;
+    size_t room, length, high = bev->wm_read.high;
+    ssize_t n;
+    int error = 0;
+
+    if (!pv || !(what & EV_READ) || !short_way(pv, bev, EV_READ)) {
+        libevent_reads(fd, what, arg);
+        return;
+    }
+    length = evbuffer_get_length(bev->input);
+    room = high == 0 ? MOST_READ : high > length ? high - length : 0;
+    if (room > MOST_READ)
+        room = MOST_READ;
+    pb = pv->pb;
+    if (room == 0 || (!pb->scratch && !(pb->scratch = malloc(SCRATCH)))) {
+        libevent_reads(fd, what, arg);
+        return;
+    }
+    length = room < SCRATCH ? room : SCRATCH;
+    n = read(fd, pb->scratch, length);
+    if (n < 0 && (is_retriable(errno) || errno == ECONNREFUSED))
+        return;
+    bufferevent_incref(bev);
+    if (n > 0) {
+        evbuffer_unfreeze(bev->input, 0);
+        if (evbuffer_add(bev->input, pb->scratch, (size_t)n) < 0)
+            error = ENOMEM;
+        else if ((size_t)n == SCRATCH)
+            error = top_up(bev->input, fd, room - SCRATCH);
+        evbuffer_freeze(bev->input, 0);
+        bufferevent_trigger(bev, EV_READ, 0);
+        if (error && pv->bev == bev)
+            failed(bev, EV_READ, BEV_EVENT_ERROR, error, BEV_TRIG_DEFER_CALLBACKS);
+    } else {
+        failed(bev, EV_READ, n == 0 ? BEV_EVENT_EOF : BEV_EVENT_ERROR, errno, 0);
+    }
+    bufferevent_decref(bev);
+}
+
+/* ---- writing ---- */
+
+/* Writes what the socket takes, up to a bound. 1: something was written, 0: it takes nothing now;
+ * else it has failed, and the event callback knows. */
+static int write_out(struct bufferevent *bev, int options)
+{
+    struct evbuffer *output = bev->output;
+    int fd = bufferevent_getfd(bev), error;
+    ssize_t n, written = 0;
+
+    do {
+        evbuffer_unfreeze(output, 1);
+        n = evbuffer_write_atmost(output, fd, MOST_WRITTEN - written);
+        error = errno;
+        evbuffer_freeze(output, 1);
+        if (n > 0)
+            written += n;
+    } while (n > 0 && written < MOST_WRITTEN && evbuffer_get_length(output) > 0);
+    if (n > 0 || (n < 0 && is_retriable(error)))
+        return written > 0;
+    failed(bev, EV_WRITE, n == 0 ? BEV_EVENT_EOF : BEV_EVENT_ERROR, error, options);
+    return -1;
+}
+
+static void on_writable(evutil_socket_t fd, short what, void *arg)
+{
+    struct bufferevent *bev = arg;
+    struct pyle_bev *pv = pyle_bev_behind(bev);
+    struct sockaddr_storage peer;
+    socklen_t length = sizeof(peer);
+
+    if (!pv || !(what & EV_WRITE) || !short_way(pv, bev, EV_WRITE) ||
+        evbuffer_get_length(bev->output) == 0) {
+        libevent_writes(fd, what, arg);
+        if (pv && pv->connecting && getpeername(fd, (struct sockaddr *)&peer, &length) == 0)
+            pv->connecting = 0;
+        return;
+    }
+    bufferevent_incref(bev);
+    if (write_out(bev, 0) > 0) {
+        if (evbuffer_get_length(bev->output) == 0)
+            event_del(&bev->ev_write);
+        bufferevent_trigger(bev, EV_WRITE, 0);
+    }
+    bufferevent_decref(bev);
+}
+
+/* ---- what callbacks write ---- */
+
+/* Around what adds to the output: libevent arms EV_WRITE for it if that is enabled. */
+int pyle_bev_add_begin(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    if (pyle_here != pv->pb || pyle_depth == 0 || !(bev->enabled & EV_WRITE) ||
+        !short_way(pv, bev, EV_WRITE) || event_pending(&bev->ev_write, EV_WRITE, NULL) ||
+        event_get_fd(&bev->ev_write) < 0)
+        return 0;
+    pv->masked = 1;
+    bev->enabled &= ~EV_WRITE;
+    return 1;
+}
+
+void pyle_bev_add_end(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    struct pyle_base *pb = pv->pb;
+
+    if (!pv->masked) /* the user has switched it off, or on, meanwhile */
+        return;
+    pv->masked = 0;
+    if (pv->bev != bev)
+        return;
+    bev->enabled |= EV_WRITE;
+    if (pv->unsent || evbuffer_get_length(bev->output) == 0)
+        return;
+    pv->unsent = 1;
+    __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
+    pv->next_unsent = NULL;
+    *(pb->unsent ? pb->unsent_end : &pb->unsent) = pv;
+    pb->unsent_end = &pv->next_unsent;
+}
+
+static void send_now(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    if (pv->output && pyle_buf_viewed(pv->output)) {
+        pyle_bev_hold(pv, bev, EV_WRITE);
+        return;
+    }
+    if (!(bev->enabled & EV_WRITE) || event_pending(&bev->ev_write, EV_WRITE, NULL) ||
+        evbuffer_get_length(bev->output) == 0)
+        return;
+    bufferevent_incref(bev);
+    if (!short_way(pv, bev, EV_WRITE)) {
+        bufferevent_enable(bev, EV_WRITE);
+    } else {
+        int rc = write_out(bev, BEV_TRIG_DEFER_CALLBACKS);
+
+        if (rc >= 0 && evbuffer_get_length(bev->output) > 0)
+            bufferevent_enable(bev, EV_WRITE);
+        if (rc > 0)
+            pyle_bev_written(pv, bev);
+    }
+    bufferevent_decref(bev);
+}
+
+/* The outermost callback is over. */
+void pyle_send_unsent(struct pyle_base *pb)
+{
+    struct pyle_bev *pv;
+
+    if (pb->sending)
+        return;
+    pb->sending = 1;
+    while ((pv = pb->unsent)) {
+        pb->unsent = pv->next_unsent;
+        pv->unsent = 0;
+        if (pv->bev && !pb->closed && pb->fork_gen == pyle_fork_gen)
+            send_now(pv, pv->bev);
+        pyle_bev_unref(pv);
+    }
+    pb->sending = 0;
+}
+
+/* A fork, in a callback: parent and child find EV_WRITE armed, as libevent has it. */
+void pyle_arm_unsent(struct pyle_base *pb)
+{
+    struct pyle_bev *pv;
+
+    for (pv = pb->unsent; pv; pv = pv->next_unsent)
+        if (pv->bev && (pv->bev->enabled & EV_WRITE))
+            bufferevent_enable(pv->bev, EV_WRITE);
+}
