@@ -65,7 +65,7 @@ def declare(headers: tuple[str, ...], include: FFI | None = None) -> FFI:
         if name == "callbacks":
             text = f'extern "Python+C" {{ {text} }}'
         elif name == "shim":
-            text = "struct pyle_event { ...; };" + text
+            text = "struct pyle_event { ...; }; struct pyle_buf { int dry; ...; };" + text
         ffi.cdef(text)
     return ffi
 
@@ -86,7 +86,7 @@ def make(
     flags["libraries"] = libraries
     flags["include_dirs"].append(str(CFFI / "src"))
     cflags = shlex.split(os.environ.get("PYLIBEVENT_CFLAGS", ""))
-    flags["extra_compile_args"] += ["-std=gnu11", "-O2", *cflags]
+    flags["extra_compile_args"] += ["-std=gnu11", "-O2", "-fvisibility=hidden", *cflags]
     flags["extra_link_args"] += shlex.split(os.environ.get("PYLIBEVENT_LDFLAGS", ""))
     flags["sources"] = [os.path.relpath(CFFI / "src" / f"{name}.c") for name in sources]
     # An edit of any of these rebuilds the module, as an edit of a source does.

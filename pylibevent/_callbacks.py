@@ -167,7 +167,10 @@ def bev_read(slot: int, token: int) -> int:
         return DONE
     entered = True  # noqa: F841
     try:
-        function(source, *source._args)
+        if args := source._args:
+            function(source, *args)
+        else:
+            function(source)
     except BaseException as exception:
         return caught(exception, source)
     return DONE
@@ -180,7 +183,10 @@ def bev_write(slot: int, token: int) -> int:
         return DONE
     entered = True  # noqa: F841
     try:
-        function(source, *source._args)
+        if args := source._args:
+            function(source, *args)
+        else:
+            function(source)
     except BaseException as exception:
         return caught(exception, source)
     return DONE

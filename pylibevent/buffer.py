@@ -48,6 +48,7 @@ _BLOCK = 65536
 _new_block = ffi.new_allocator(should_clear_after_alloc=False)
 _blocks: list[Any] = [_new_block("char[]", _BLOCK)]
 _unpack = ffi.unpack
+_readln = lib.pyle_buf_readln
 _EOL_STYLES = {int(style) for style in EolStyle}
 _MORE = lib.PYLE_MORE
 _MAX_VECS = 1024
@@ -260,7 +261,7 @@ class EvBuffer(Handle):
     @property
     def ptr(self) -> CData:
         """The struct evbuffer *, for ffi/lib and other C code; it stays ours to free."""
-        return lib.pyle_buf_ptr(self._ptr) or fail(CLOSED, "evbuffer")
+        return lib.pyle_buf_expose(self._ptr) or fail(CLOSED, "evbuffer")
 
     @property
     def closed(self) -> bool:
@@ -491,14 +492,17 @@ class EvBuffer(Handle):
         LineTooLong, and nothing removed, if the line, or what there is of it, is longer than
         max_length bytes. EVBUFFER_EOL_ANY takes any run of CR and LF as one end.
         """
+        ptr = self._ptr
+        limit = -1 if max_length is None else size(max_length)
         if eol not in _EOL_STYLES:
             raise ValueError(f"unknown eol style: {eol!r}")
+        if ptr.dry:
+            return None
         try:
             block = _blocks.pop()
         except IndexError:
             block = _new_block("char[]", _BLOCK)
-        limit = -1 if max_length is None else size(max_length)
-        n = lib.pyle_buf_readln(self._ptr, block, _BLOCK, eol, limit)
+        n = _readln(ptr, block, _BLOCK, eol, limit)
         if n >= 0:
             line: bytes = _unpack(block, n)
             _blocks.append(block)
@@ -509,7 +513,7 @@ class EvBuffer(Handle):
         if n == SMALL:
             room = len(self)
             block = _new_block("char[]", room)
-            n = lib.pyle_buf_readln(self._ptr, block, room, eol, limit)
+            n = _readln(ptr, block, room, eol, limit)
         return bytes(_unpack(block, self._check(n, "evbuffer_readln")))
 
     def readlines(self, eol: int = EVBUFFER_EOL_LF, max_length: int | None = None) -> list[bytes]:

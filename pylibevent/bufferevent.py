@@ -52,6 +52,7 @@ Callback = Callable[..., object]
 Filter = Callable[[EvBuffer, EvBuffer, int, FlushMode], int]
 
 _ALL_OPTIONS = sum(BufferEventOptions)
+_write = lib.pyle_bev_write
 
 
 class BufferEvent(Handle):
@@ -233,7 +234,7 @@ class BufferEvent(Handle):
     @property
     def ptr(self) -> CData:
         """The struct bufferevent *, for ffi/lib and other C code; it stays ours to free."""
-        return lib.pyle_bev_ptr(self._ptr) or fail(CLOSED, "bufferevent")
+        return lib.pyle_bev_expose(self._ptr) or fail(CLOSED, "bufferevent")
 
     @property
     def closed(self) -> bool:
@@ -415,7 +416,7 @@ class BufferEvent(Handle):
     def write(self, data_: Bytes) -> None:
         """Adds bytes to the output (bufferevent_write)."""
         source = data_ if type(data_) is bytes else data(data_)
-        rc = lib.pyle_bev_write(self._ptr, source, len(source))
+        rc = _write(self._ptr, source, len(source))
         if rc < 0:
             fail(rc, "bufferevent_write")
 

@@ -93,6 +93,7 @@ struct pyle_buf *pyle_buf_borrow(struct evbuffer *);           /* the same */
 void pyle_buf_unref(struct pyle_buf *);
 int pyle_buf_close(struct pyle_buf *);
 struct evbuffer *pyle_buf_ptr(struct pyle_buf *);
+struct evbuffer *pyle_buf_expose(struct pyle_buf *);           /* the same, for the user */
 ssize_t pyle_buf_length(struct pyle_buf *);
 ssize_t pyle_buf_contiguous(struct pyle_buf *);
 int pyle_buf_add(struct pyle_buf *, const void *data, size_t n);
@@ -171,6 +172,7 @@ int pyle_bev_borrow(struct pyle_bev *, struct bufferevent *);
 int pyle_bev_close(struct pyle_bev *, int by_base);
 int pyle_bev_finish(struct pyle_bev *);                        /* 1: nothing to wait for, close it */
 struct bufferevent *pyle_bev_ptr(struct pyle_bev *);
+struct bufferevent *pyle_bev_expose(struct pyle_bev *);        /* the same, for the user */
 struct pyle_buf *pyle_bev_buffer(struct pyle_bev *, int input); /* NULL: closed, or no memory */
 int pyle_bev_setcb(struct pyle_bev *, int read, int write, int event);
 int pyle_bev_enable(struct pyle_bev *, int what);

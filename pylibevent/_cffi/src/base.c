@@ -410,6 +410,7 @@ void pyle_base_unref(struct pyle_base *pb)
     pyle_base_free(pb);
     unlist_base(pb);
     free(pb->scratch);
+    free(pb->outbox);
     free(pb->common);
     pthread_cond_destroy(&pb->idle);
     pthread_mutex_destroy(&pb->lock);

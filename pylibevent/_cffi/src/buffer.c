@@ -137,6 +137,7 @@ void pyle_buf_orphan(struct pyle_buf *b, struct evbuffer *buf)
 {
     struct evbuffer *rest = NULL;
 
+    b->dry = 0;
     pyle_buf_uncall(b);
     if (views(b) > 0 && (rest = evbuffer_new())) {
         evbuffer_unfreeze(buf, 0);
@@ -238,6 +239,8 @@ int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes)
         rc = pyle_bev_begin(pv, &c->use);
         if (rc < 0)
             return rc;
+        if (pv->posted && !b->is_input)
+            pyle_bev_unpost(pv);
         c->pv = pv;
         c->locked = pv->options & BEV_OPT_THREADSAFE;
         if (c->locked)
@@ -262,6 +265,7 @@ int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes)
         return rc;
     }
     ++b->depth;
+    b->dry = 0;
     c->masked = changes && b->owner && !b->is_input && pyle_bev_add_begin(b->owner, b->owner->bev);
     c->sync = pyle_sync_enter();
     errno = 0;
@@ -329,6 +333,14 @@ struct evbuffer *pyle_buf_ptr(struct pyle_buf *b)
     struct pyle_bev *pv = b->owner;
 
     return b->closing || (pv && (pv->finishing || pv->pb->closed)) ? NULL : b->buf;
+}
+
+struct evbuffer *pyle_buf_expose(struct pyle_buf *b)
+{
+    b->exposed = 1;
+    if (b->owner)
+        pyle_bev_expose(b->owner);
+    return pyle_buf_ptr(b);
 }
 
 ssize_t pyle_buf_length(struct pyle_buf *b)
@@ -436,6 +448,34 @@ static int unfinished(struct evbuffer *buf, ssize_t start, int eol, ssize_t max_
     return last == '\r' ? PYLE_NONE : PYLE_TOOLONG;
 }
 
+/* The same in what lies in one piece at the front, where the end most often is; -1: not there, or
+ * not to be told yet. */
+static ssize_t find_near(const struct evbuffer_iovec *piece, int eol, size_t *eol_length)
+{
+    const char *start = piece->iov_base, *cr, *lf, *end;
+
+    lf = memchr(start, '\n', piece->iov_len);
+    if (eol == EVBUFFER_EOL_ANY) {
+        cr = memchr(start, '\r', lf ? (size_t)(lf - start) : piece->iov_len);
+        end = start + piece->iov_len;
+        lf = cr ? cr : lf;
+        for (cr = lf; cr && cr < end && (*cr == '\r' || *cr == '\n'); ++cr)
+            ;
+        if (!lf || cr == end)
+            return -1;
+        *eol_length = (size_t)(cr - lf);
+        return lf - start;
+    }
+    if (!lf || (eol != EVBUFFER_EOL_LF && eol != EVBUFFER_EOL_CRLF))
+        return -1;
+    *eol_length = 1;
+    if (eol == EVBUFFER_EOL_CRLF && lf > start && lf[-1] == '\r') {
+        *eol_length = 2;
+        --lf;
+    }
+    return lf - start;
+}
+
 /* The next line: where its end is, how long that end. */
 static ssize_t find_line(struct evbuffer *buf, int eol, ssize_t max_length, size_t *eol_length)
 {
@@ -446,22 +486,39 @@ static ssize_t find_line(struct evbuffer *buf, int eol, ssize_t max_length, size
     return max_length >= 0 && end.pos > max_length ? PYLE_TOOLONG : end.pos;
 }
 
+/* Whether all that adds to it is known to clear .dry. */
+static int may_be_dry(struct pyle_buf *b)
+{
+    return !b->exposed && !b->borrowed && !b->locking && !b->cb && b->buf &&
+           (b->owner ? b->is_input && b->owner->is_socket && !b->owner->plain && !b->owner->borrowed
+                     : !b->closing);
+}
+
 ssize_t pyle_buf_readln(struct pyle_buf *b, char *out, size_t size, int eol, ssize_t max_length)
 {
     struct pyle_call c;
-    size_t eol_length = 0;
+    struct evbuffer_iovec front;
+    size_t eol_length = 0, length;
     ssize_t n = pyle_buf_enter_to_read(&c, b, 1);
 
     if (n < 0)
         return n;
-    n = find_line(b->buf, eol, max_length, &eol_length);
-    if (n > (ssize_t)size) {
-        n = PYLE_SMALL;
-    } else if (n >= 0) {
-        copy_range(b->buf, 0, out, (size_t)n);
-        if (evbuffer_drain(b->buf, (size_t)n + eol_length) < 0)
-            n = pyle_failed();
+    length = evbuffer_get_length(b->buf);
+    if (length > 0 && evbuffer_peek(b->buf, 1, NULL, &front, 1) == 1 &&
+        (n = find_near(&front, eol, &eol_length)) >= 0 && n <= (ssize_t)size &&
+        (max_length < 0 || n <= max_length)) {
+        memcpy(out, front.iov_base, (size_t)n);
+    } else {
+        n = find_line(b->buf, eol, max_length, &eol_length);
+        if (n > (ssize_t)size)
+            n = PYLE_SMALL;
+        else if (n >= 0)
+            copy_range(b->buf, 0, out, (size_t)n);
     }
+    if (n >= 0 && evbuffer_drain(b->buf, (size_t)n + eol_length) < 0)
+        n = pyle_failed();
+    else if (n >= 0)
+        b->dry = n + (ssize_t)eol_length == (ssize_t)length && may_be_dry(b);
     return pyle_buf_leave(&c, n);
 }
 

@@ -96,6 +96,16 @@ static int begin(struct pyle_bev *pv, struct pyle_use *u, int closing)
     return 0;
 }
 
+/* For what looks at the output, or depends on what there is in it. */
+static int begin_settled(struct pyle_bev *pv, struct pyle_use *u, int closing)
+{
+    int rc = begin(pv, u, closing);
+
+    if (rc == 0 && pv->posted)
+        pyle_bev_unpost(pv);
+    return rc;
+}
+
 int pyle_bev_begin(struct pyle_bev *pv, struct pyle_use *u)
 {
     return begin(pv, u, 0);
@@ -752,6 +762,10 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
     bufferevent_lock(bev);
     pthread_mutex_lock(&pv->pb->lock);
     ours = pv->bev == bev; /* else another thread was faster */
+    if (pv->posted) {
+        pv->posted = 0;
+        pv->pb->posting = NULL;
+    }
     pv->bev = NULL;
     pthread_mutex_unlock(&pv->pb->lock);
     if (!ours) {
@@ -813,7 +827,7 @@ int pyle_bev_finish(struct pyle_bev *pv)
 {
     struct pyle_use u;
     struct bufferevent *bev;
-    int sync, rc = begin(pv, &u, 1);
+    int sync, rc = begin_settled(pv, &u, 1);
 
     if (rc < 0)
         return rc;
@@ -865,6 +879,15 @@ struct bufferevent *pyle_bev_ptr(struct pyle_bev *pv)
     return pv->pb->closed ? NULL : pv->bev;
 }
 
+/* It is handed out, and who knows what is done to it: no more short ways. */
+struct bufferevent *pyle_bev_expose(struct pyle_bev *pv)
+{
+    pv->plain = 1;
+    if (pv->posted && pyle_here == pv->pb)
+        pyle_bev_unpost(pv);
+    return pyle_bev_ptr(pv);
+}
+
 struct pyle_buf *pyle_bev_buffer(struct pyle_bev *pv, int input)
 {
     struct pyle_buf **b = input ? &pv->input : &pv->output;
@@ -891,7 +914,8 @@ static int done(struct pyle_bev *pv, struct pyle_use *u, int rc)
 }
 
 /* The expression may use bev; -1 means that errno may say why. */
-#define CALL(pv, expression)                                              \
+#define CALL(pv, expression) CALL_AFTER(begin_settled, pv, expression)
+#define CALL_AFTER(begin, pv, expression)                                 \
     do {                                                                  \
         struct pyle_use u_;                                               \
         struct bufferevent *bev;                                          \
@@ -1021,20 +1045,14 @@ static int if_not_viewed(struct pyle_bev *pv, struct bufferevent *bev, int input
 
 static int write_data(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n)
 {
-    int late, rc = if_not_viewed(pv, bev, 0, 1);
+    int rc = if_not_viewed(pv, bev, 0, 1);
 
-    if (rc < 0)
-        return rc;
-    late = pyle_bev_add_begin(pv, bev);
-    rc = bufferevent_write(bev, data, n);
-    if (late)
-        pyle_bev_add_end(pv, bev);
-    return rc;
+    return rc < 0 ? rc : pyle_bev_put(pv, bev, data, n);
 }
 
 int pyle_bev_write(struct pyle_bev *pv, const void *data, size_t n)
 {
-    CALL(pv, write_data(pv, bev, data, n));
+    CALL_AFTER(begin, pv, write_data(pv, bev, data, n));
 }
 
 static int move_out(struct pyle_bev *pv, struct bufferevent *bev, struct evbuffer *buf)
@@ -1072,7 +1090,7 @@ static int with_buffer(struct pyle_bev *pv, struct pyle_buf *b, int reads)
 {
     struct pyle_use u;
     struct pyle_call c;
-    int rc = begin(pv, &u, 0);
+    int rc = begin_settled(pv, &u, 0);
 
     if (rc < 0)
         return rc;

@@ -15,6 +15,10 @@
 #define SCRATCH 65536          /* read at once */
 #define MOST_READ (1 << 18)    /* and so much before others have their turn */
 #define MOST_WRITTEN (1 << 18)
+#define OUTBOX 65536           /* answers that are on their way through it, not through a buffer */
+#define MOST_POSTED 16384
+#define IS_ARMED(ev) \
+    ((ev)->ev_evcallback.evcb_flags & (EVLIST_INSERTED | EVLIST_ACTIVE | EVLIST_ACTIVE_LATER))
 
 static event_callback_fn libevent_reads, libevent_writes;
 
@@ -90,6 +94,8 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
     ssize_t n;
     int error = 0;
 
+    if (pv && pv->input)
+        pv->input->dry = 0;
     if (!pv || !(what & EV_READ) || !short_way(pv, bev, EV_READ)) {
         libevent_reads(fd, what, arg);
         return;
@@ -173,29 +179,19 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
 
 /* ---- what callbacks write ---- */
 
-/* Around what adds to the output: libevent arms EV_WRITE for it if that is enabled. */
-int pyle_bev_add_begin(struct pyle_bev *pv, struct bufferevent *bev)
+/* It may wait until the callback that runs is over: libevent would arm EV_WRITE for it now. */
+static int may_wait(struct pyle_bev *pv, struct bufferevent *bev)
 {
-    if (pyle_here != pv->pb || pyle_depth == 0 || !(bev->enabled & EV_WRITE) ||
-        !short_way(pv, bev, EV_WRITE) || event_pending(&bev->ev_write, EV_WRITE, NULL) ||
-        event_get_fd(&bev->ev_write) < 0)
-        return 0;
-    pv->masked = 1;
-    bev->enabled &= ~EV_WRITE;
-    return 1;
+    return pyle_here == pv->pb && pyle_depth > 0 && (bev->enabled & EV_WRITE) &&
+           short_way(pv, bev, EV_WRITE) && !IS_ARMED(&bev->ev_write) &&
+           event_get_fd(&bev->ev_write) >= 0;
 }
 
-void pyle_bev_add_end(struct pyle_bev *pv, struct bufferevent *bev)
+static void send_later(struct pyle_bev *pv)
 {
     struct pyle_base *pb = pv->pb;
 
-    if (!pv->masked) /* the user has switched it off, or on, meanwhile */
-        return;
-    pv->masked = 0;
-    if (pv->bev != bev)
-        return;
-    bev->enabled |= EV_WRITE;
-    if (pv->unsent || evbuffer_get_length(bev->output) == 0)
+    if (pv->unsent)
         return;
     pv->unsent = 1;
     __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
@@ -204,26 +200,124 @@ void pyle_bev_add_end(struct pyle_bev *pv, struct bufferevent *bev)
     pb->unsent_end = &pv->next_unsent;
 }
 
+/* Around what adds to the output. */
+int pyle_bev_add_begin(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    if (!may_wait(pv, bev))
+        return 0;
+    pv->masked = 1;
+    bev->enabled &= ~EV_WRITE;
+    return 1;
+}
+
+void pyle_bev_add_end(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    if (!pv->masked) /* the user has switched it off, or on, meanwhile */
+        return;
+    pv->masked = 0;
+    if (pv->bev != bev)
+        return;
+    bev->enabled |= EV_WRITE;
+    if (evbuffer_get_length(bev->output) > 0)
+        send_later(pv);
+}
+
+static int add(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n)
+{
+    int late = pyle_bev_add_begin(pv, bev);
+    int rc = bufferevent_write(bev, data, n);
+
+    if (late)
+        pyle_bev_add_end(pv, bev);
+    return rc;
+}
+
+/* Bytes that are as good as in the output get there, before anyone looks. */
+void pyle_bev_unpost(struct pyle_bev *pv)
+{
+    struct pyle_base *pb = pv->pb;
+    size_t n = pv->posted;
+
+    pv->posted = 0;
+    pb->posting = NULL;
+    if (pv->bev && add(pv, pv->bev, pb->outbox, n) < 0)
+        failed(pv->bev, EV_WRITE, BEV_EVENT_ERROR, ENOMEM, BEV_TRIG_DEFER_CALLBACKS);
+}
+
+/* Into the outbox, where that holds nobody else's and the output is empty and not looked at. */
+static int post(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n)
+{
+    struct pyle_base *pb = pv->pb;
+
+    if (pv->posted == 0) {
+        if (n > MOST_POSTED || !may_wait(pv, bev) || pv->unsent ||
+            evbuffer_get_length(bev->output) > 0 || (pv->output && pv->output->cb) ||
+            (!pb->outbox && !(pb->outbox = malloc(OUTBOX))))
+            return 0;
+        if (pb->posting)
+            pyle_bev_unpost(pb->posting);
+        pb->posting = pv;
+        send_later(pv);
+    } else if (n > OUTBOX - pv->posted) {
+        pyle_bev_unpost(pv);
+        return 0;
+    }
+    memcpy(pb->outbox + pv->posted, data, n);
+    pv->posted += n;
+    return 1;
+}
+
+int pyle_bev_put(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n)
+{
+    return post(pv, bev, data, n) ? 0 : add(pv, bev, data, n);
+}
+
+/* The same answers as write_out(). */
+static int send_posted(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    ssize_t posted = (ssize_t)pv->posted;
+    ssize_t n = write(event_get_fd(&bev->ev_write), pv->pb->outbox, (size_t)posted);
+    int error = errno;
+
+    if (n == posted) {
+        pv->posted = 0;
+        pv->pb->posting = NULL;
+        return 1;
+    }
+    if (n > 0) {
+        memmove(pv->pb->outbox, pv->pb->outbox + n, (size_t)(posted - n));
+        pv->posted -= (size_t)n;
+    }
+    pyle_bev_unpost(pv);
+    if (n > 0 || (n < 0 && is_retriable(error)))
+        return n > 0;
+    failed(bev, EV_WRITE, n == 0 ? BEV_EVENT_EOF : BEV_EVENT_ERROR, error, BEV_TRIG_DEFER_CALLBACKS);
+    return -1;
+}
+
 static void send_now(struct pyle_bev *pv, struct bufferevent *bev)
 {
+    int rc;
+
     if (pv->output && pyle_buf_viewed(pv->output)) {
         pyle_bev_hold(pv, bev, EV_WRITE);
         return;
     }
-    if (!(bev->enabled & EV_WRITE) || event_pending(&bev->ev_write, EV_WRITE, NULL) ||
-        evbuffer_get_length(bev->output) == 0)
+    if (pv->posted == 0 && (!(bev->enabled & EV_WRITE) || IS_ARMED(&bev->ev_write) ||
+                            evbuffer_get_length(bev->output) == 0))
         return;
     bufferevent_incref(bev);
-    if (!short_way(pv, bev, EV_WRITE)) {
-        bufferevent_enable(bev, EV_WRITE);
+    if (pv->posted > 0) {
+        rc = send_posted(pv, bev);
+    } else if (short_way(pv, bev, EV_WRITE)) {
+        rc = write_out(bev, BEV_TRIG_DEFER_CALLBACKS);
     } else {
-        int rc = write_out(bev, BEV_TRIG_DEFER_CALLBACKS);
-
-        if (rc >= 0 && evbuffer_get_length(bev->output) > 0)
-            bufferevent_enable(bev, EV_WRITE);
-        if (rc > 0)
-            pyle_bev_written(pv, bev);
+        rc = 0;
     }
+    if (rc >= 0 && evbuffer_get_length(bev->output) > 0)
+        bufferevent_enable(bev, EV_WRITE);
+    if (rc > 0)
+        pyle_bev_written(pv, bev);
     bufferevent_decref(bev);
 }
 
@@ -238,8 +332,12 @@ void pyle_send_unsent(struct pyle_base *pb)
     while ((pv = pb->unsent)) {
         pb->unsent = pv->next_unsent;
         pv->unsent = 0;
-        if (pv->bev && !pb->closed && pb->fork_gen == pyle_fork_gen)
+        if (pv->bev && !pb->closed && pb->fork_gen == pyle_fork_gen) {
             send_now(pv, pv->bev);
+        } else if (pv->posted) {
+            pv->posted = 0;
+            pb->posting = NULL;
+        }
         pyle_bev_unref(pv);
     }
     pb->sending = 0;
@@ -250,6 +348,8 @@ void pyle_arm_unsent(struct pyle_base *pb)
 {
     struct pyle_bev *pv;
 
+    if (pb->posting)
+        pyle_bev_unpost(pb->posting);
     for (pv = pb->unsent; pv; pv = pv->next_unsent)
         if (pv->bev && (pv->bev->enabled & EV_WRITE))
             bufferevent_enable(pv->bev, EV_WRITE);

@@ -96,6 +96,8 @@ struct pyle_base {
     int delivering;
     struct pyle_buf *later, **later_end; /* the buffers that have some, oldest first */
     char *scratch;             /* where sockets are read to first */
+    char *outbox;              /* what .posting wants written then */
+    struct pyle_bev *posting;
     struct pyle_bev *unsent, **unsent_end; /* to be written when the callback that runs is over */
     int sending;
 };
@@ -112,6 +114,7 @@ struct pyle_event {
 
 struct pyle_buf {
     struct evbuffer *buf;      /* NULL once closed */
+    int dry;                   /* nothing to read: Python looks here before it calls */
     struct pyle_bev *owner;    /* the bufferevent whose buffer it is, NULL: our own, or orphaned */
     struct pyle_bev *kept;     /* the same, counted, and until the end */
     int refs;
@@ -121,6 +124,7 @@ struct pyle_buf {
     int closing;               /* free it when depth is 0 again */
     int exports;               /* memoryviews out */
     int moving;                /* inside a call, its chains are in the middle of a move */
+    int exposed;               /* .ptr was asked for */
     int has_file;              /* holds a sendfile segment */
     long long token;           /* for its Python callbacks; 0: none */
     struct evbuffer_cb_entry *cb;
@@ -184,6 +188,7 @@ struct pyle_bev {
     short capped;              /* the user has set how much to read or write at a time */
     int masked;                /* EV_WRITE is not in bev->enabled, but in the user's eyes */
     int unsent;                /* on pb->unsent */
+    size_t posted;             /* so many bytes of its output are in pb->outbox */
     struct pyle_bev *next_unsent;
 };
 
@@ -296,6 +301,8 @@ void pyle_bev_written(struct pyle_bev *pv, struct bufferevent *bev);
 /* fast.c */
 void pyle_bev_hook(struct pyle_bev *pv, struct bufferevent *bev);
 int pyle_bev_add_begin(struct pyle_bev *pv, struct bufferevent *bev);
+int pyle_bev_put(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n);
+void pyle_bev_unpost(struct pyle_bev *pv);
 void pyle_bev_add_end(struct pyle_bev *pv, struct bufferevent *bev);
 void pyle_send_unsent(struct pyle_base *pb);
 void pyle_arm_unsent(struct pyle_base *pb);
