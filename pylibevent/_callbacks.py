@@ -162,7 +162,10 @@ def keep(slot: int) -> int:
 
 @callback
 def bev_read(slot: int, token: int) -> int:
-    source = (tables[slot] or table_of(slot)).get(token)
+    try:
+        source = tables[slot][token]  # type: ignore[index]  # None: see table_of
+    except (KeyError, TypeError):
+        source = table_of(slot).get(token)
     if source is None or (function := source._read) is None:
         return DONE
     entered = True  # noqa: F841
@@ -178,7 +181,10 @@ def bev_read(slot: int, token: int) -> int:
 
 @callback
 def bev_write(slot: int, token: int) -> int:
-    source = (tables[slot] or table_of(slot)).get(token)
+    try:
+        source = tables[slot][token]  # type: ignore[index]  # None: see table_of
+    except (KeyError, TypeError):
+        source = table_of(slot).get(token)
     if source is None or (function := source._write) is None:
         return DONE
     entered = True  # noqa: F841

@@ -51,6 +51,7 @@ _unpack = ffi.unpack
 _readln = lib.pyle_buf_readln
 _EOL_STYLES = {int(style) for style in EolStyle}
 _MORE = lib.PYLE_MORE
+_LAST = lib.PYLE_LAST
 _MAX_VECS = 1024
 
 
@@ -218,7 +219,7 @@ class EvBuffer(Handle):
     bufferevent whose buffer it is waits. A buffer of a bufferevent ends with that (ClosedError).
     """
 
-    __slots__ = ("_callbacks", "_deferred", "_reserved", "_token")
+    __slots__ = ("_callbacks", "_deferred", "_last", "_reserved", "_token")
 
     def __init__(self, initial: Bytes = b"") -> None:
         """Wraps evbuffer_new; `initial` is copied."""
@@ -239,6 +240,7 @@ class EvBuffer(Handle):
     def _take_over(self, ptr: Any) -> None:
         self._own(ptr, lib.pyle_buf_unref)
         self._token = 0
+        self._last = False
         self._callbacks: list[CallbackEntry] = []
         self._deferred: EventBase | None = None
         self._reserved: list[weakref.ref[memoryview]] = []
@@ -494,27 +496,32 @@ class EvBuffer(Handle):
         """
         ptr = self._ptr
         limit = -1 if max_length is None else size(max_length)
-        if eol not in _EOL_STYLES:
-            raise ValueError(f"unknown eol style: {eol!r}")
-        if ptr.dry:
-            return None
+        if self._last:  # the line before was the last, perhaps
+            self._last = False
+            if ptr.dry and eol in _EOL_STYLES:
+                return None
         try:
             block = _blocks.pop()
         except IndexError:
             block = _new_block("char[]", _BLOCK)
         n = _readln(ptr, block, _BLOCK, eol, limit)
         if n >= 0:
+            if n >= _LAST:
+                n -= _LAST
+                self._last = True
             line: bytes = _unpack(block, n)
             _blocks.append(block)
             return line
         _blocks.append(block)
         if n == NONE:
             return None
+        if eol not in _EOL_STYLES:
+            raise ValueError(f"unknown eol style: {eol!r}")
         if n == SMALL:
             room = len(self)
             block = _new_block("char[]", room)
             n = _readln(ptr, block, room, eol, limit)
-        return bytes(_unpack(block, self._check(n, "evbuffer_readln")))
+        return bytes(_unpack(block, self._check(n, "evbuffer_readln") & ~_LAST))
 
     def readlines(self, eol: int = EVBUFFER_EOL_LF, max_length: int | None = None) -> list[bytes]:
         """Takes every whole line that is there, without their ends, in one step.

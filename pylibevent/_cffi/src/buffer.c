@@ -499,7 +499,8 @@ ssize_t pyle_buf_readln(struct pyle_buf *b, char *out, size_t size, int eol, ssi
     struct pyle_call c;
     struct evbuffer_iovec front;
     size_t eol_length = 0, length;
-    ssize_t n = pyle_buf_enter_to_read(&c, b, 1);
+    ssize_t n = eol < EVBUFFER_EOL_ANY || eol > EVBUFFER_EOL_NUL
+                    ? PYLE_RANGE : pyle_buf_enter_to_read(&c, b, 1);
 
     if (n < 0)
         return n;
@@ -515,11 +516,34 @@ ssize_t pyle_buf_readln(struct pyle_buf *b, char *out, size_t size, int eol, ssi
         else if (n >= 0)
             copy_range(b->buf, 0, out, (size_t)n);
     }
-    if (n >= 0 && evbuffer_drain(b->buf, (size_t)n + eol_length) < 0)
+    if (n >= 0 && evbuffer_drain(b->buf, (size_t)n + eol_length) < 0) {
         n = pyle_failed();
-    else if (n >= 0)
-        b->dry = n + (ssize_t)eol_length == (ssize_t)length && may_be_dry(b);
+    } else if (n >= 0 && (size_t)n + eol_length == length && may_be_dry(b)) {
+        b->dry = 1;
+        n |= PYLE_LAST;
+    }
     return pyle_buf_leave(&c, n);
+}
+
+/* What readlines() does where '\n' ends a line, without a step for each line: the bytes are copied
+ * first and looked at then. 0: it has to be done the other way. */
+static ssize_t take_lines(struct evbuffer *buf, char *out, size_t size, int eol, ssize_t max_length)
+{
+    size_t length = evbuffer_get_length(buf), n = length < size ? length : size;
+    char *end = out + n, *line, *lf;
+
+    if (eol != EVBUFFER_EOL_LF && eol != EVBUFFER_EOL_CRLF)
+        return 0;
+    if (copy_range(buf, 0, out, n) != (ssize_t)n)
+        return 0;
+    while (end > out && end[-1] != '\n')
+        --end;
+    for (line = out; max_length >= 0 && line < end; line = lf + 1) {
+        lf = memchr(line, '\n', (size_t)(end - line));
+        if (lf - line - (eol == EVBUFFER_EOL_CRLF && lf > line && lf[-1] == '\r') > max_length)
+            end = line;
+    }
+    return end - out;
 }
 
 /* Every whole line that is there and fits, as one run of bytes that Python splits: a length for
@@ -533,6 +557,12 @@ ssize_t pyle_buf_readlines(struct pyle_buf *b, char *out, size_t size, int eol, 
 
     if (rc < 0)
         return rc;
+    taken = take_lines(b->buf, out, size, eol, max_length);
+    if (taken > 0) {
+        ssize_t more = evbuffer_get_length(b->buf) > size ? PYLE_MORE : 0;
+        return pyle_buf_leave(
+            &c, evbuffer_drain(b->buf, (size_t)taken) < 0 ? pyle_failed() : taken | more);
+    }
     rc = PYLE_NONE;
     evbuffer_ptr_set(b->buf, &at, 0, EVBUFFER_PTR_SET);
     for (;;) {
