@@ -72,8 +72,9 @@ int main(int argc, char **argv)
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    listener = evconnlistener_new_bind(base, on_accept, NULL, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_REUSEABLE,
-                                       -1, (struct sockaddr *)&address, sizeof(address));
+    listener = evconnlistener_new_bind(base, on_accept, NULL,
+                                       LEV_OPT_CLOSE_ON_FREE | LEV_OPT_REUSEABLE, -1,
+                                       (struct sockaddr *)&address, sizeof(address));
     if (!listener) {
         perror("listen");
         return 1;

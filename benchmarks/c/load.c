@@ -1,6 +1,7 @@
 /* The load: keeps connections to a server on 127.0.0.1 busy, checks and counts what it answers.
  *
- *     load echo    -p PORT [-P PID] [-c 50] [-d 1] [-s 64] [-i 0] [-w 0.3] [-t 1] [-n max] [-g] [-I]
+ *     load echo    -p PORT [-P PID] [-c 50] [-d 1] [-s 64] [-i 0] [-w 0.3] [-t 1] [-n max] [-g]
+ *                 [-I]
  *     load connect -p PORT ...
  *     load relay   -c 4 -s 1048576 ...
  *
@@ -12,7 +13,8 @@
  *
  * -P PID: whose CPU time is measured. -w, -t: seconds of warm-up, then of the window that counts.
  * -n: the window ends after so many messages, whatever -t says. -g: once all are connected, prints
- * "ready" and waits for a line. -I: counts the user instructions of PID's first thread as well.
+ * "ready", waits for a line, and keeps all connections until stdin ends. -I: counts the user
+ * instructions of PID's first thread as well.
  *
  * One JSON object on stdout. An answer with one wrong byte ends the program with status 1. */
 #define _GNU_SOURCE
@@ -377,7 +379,8 @@ static void listen_for_relay(void)
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     listener = socket(AF_INET, SOCK_STREAM, 0);
     if (listener < 0 || bind(listener, (struct sockaddr *)&address, length) < 0 ||
-        listen(listener, 128) < 0 || getsockname(listener, (struct sockaddr *)&address, &length) < 0)
+        listen(listener, 128) < 0 ||
+        getsockname(listener, (struct sockaddr *)&address, &length) < 0)
         die_errno("listen");
     if (epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event) < 0)
         die_errno("epoll_ctl");
@@ -461,6 +464,9 @@ static void run(void)
     if (instructions)
         printf("\"instructions\": %llu, ", (unsigned long long)instructions);
     printf("\"p50_us\": %.1f, \"p99_us\": %.1f}\n", percentile(0.50), percentile(0.99));
+    fflush(stdout);
+    while (wait_for_go && getchar() != EOF)
+        ;
 }
 
 int main(int argc, char **argv)
