@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help:
 	@echo 'make echo [ARGS="--port 8899"]         install what is missing, build, run examples/echo_server.py'
 	@echo 'make test [PYTEST_ARGS="-k buffer"]    the same set-up, then the tests'
-	@echo 'make bench [BENCH_ARGS="--quick"]      the benchmarks, half an hour of them, into $(RESULTS)'
+	@echo 'make bench [BENCH_ARGS="--quick"]      all benchmarks: table, JSON, plots into $(RESULTS)'
 	@echo 'make lint                              ruff, mypy --strict, pyright, the C compiler with its warnings as errors'
 	@echo 'make generate                          write what is made by scripts: the raw layer'\''s types, docs/api_coverage.md'
 	@echo 'make clean                             remove the virtual environment and all that was built'

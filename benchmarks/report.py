@@ -28,6 +28,7 @@ COLUMNS = {  # figure of a sample: heading, format
     "fire_ns": ("fired, ns", "{:,.0f}"),
 }
 COLOURS = {"C": "#7f7f7f", "pylibevent": "#c44e52", "uvloop": "#4c72b0", "asyncio": "#8172b3"}
+STYLES = {"streams": "--", "readlines": "--", "shipped": ":", "epoll": ":"}
 
 
 @dataclass
@@ -180,7 +181,7 @@ def write_plots(directory: Path, results: Sequence[Result]) -> None:
         bars(directory / f"{result.work.name}.svg", result)
     echoes = [r for r in results if r.work.name.startswith("echo-") and r.work.size == 64]
     lines(directory / "echo.svg", "echo, one line a message", "connections", echoes)
-    chains = [r for r in results if r.work.kind == "chain" and r.work.active > 1]
+    chains = [r for r in results if r.work.kind == "chain" and r.work.active_pairs > 1]
     lines(directory / "chain.svg", "events, 100 descriptors active", "socket pairs", chains)
 
 
@@ -191,7 +192,7 @@ def save(figure: Any, path: Path) -> None:
 def new_figure(height: float) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, height), layout="constrained")
+    figure = Figure(figsize=(8, height), layout="constrained")
     axes: Any = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -212,6 +213,7 @@ def bars(path: Path, result: Result) -> None:
     axes.invert_yaxis()
     better = "less is better" if work.lower_is_better else "more is better"
     axes.set(title=work.title, xlabel=f"{work.unit} ({better})")
+    axes.locator_params(axis="x", nbins=6)
     thousands(axes.xaxis)
     save(figure, path)
 
@@ -228,7 +230,7 @@ def lines(path: Path, title: str, label: str, results: Sequence[Result]) -> None
             [count(r) for r in having],
             [spread(values(r, peer)).median for r in having],
             marker="o",
-            linestyle="--" if "streams" in peer or "readlines" in peer else "-",
+            linestyle=STYLES.get(peer.partition("-")[2] or peer, "-"),
             color=colour(peer),
             label=results[0].work.peer_title(peer).replace("`", ""),
         )
@@ -236,7 +238,7 @@ def lines(path: Path, title: str, label: str, results: Sequence[Result]) -> None
     axes.set_xticks([count(r) for r in results], [f"{count(r):,}" for r in results], minor=False)
     axes.minorticks_off()
     thousands(axes.yaxis)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     save(figure, path)
 
 

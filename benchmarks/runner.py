@@ -167,7 +167,7 @@ class Runner:
 
     def measure_chain(self, work: Work, peer: str) -> Sample:
         settings = self.settings
-        todo = chain.Work(work.pairs, work.active, settings.chain_writes, settings.chain_runs)
+        todo = chain.Work(work.pairs, work.active_pairs, settings.chain_writes, settings.chain_runs)
         command = chain.commands(todo, self.directory / "chain")[PEERS[peer].chain]
         with self.on_processor(0):
             return {"ns": chain.ns_per_event(command, todo)}

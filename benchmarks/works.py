@@ -77,7 +77,7 @@ class Work:
     idle: int = 0
     busy: bool = False  # a Python thread that never waits runs beside the loop
     pairs: int = 0
-    active: int = 0
+    active_pairs: int = 0
     count: int = 0
     unit: str = "messages/s"
     value: str = "rate"  # which figure of a measurement is compared
@@ -108,7 +108,7 @@ def chain(pairs: int, active: int) -> Work:
         f"events: {pairs} socket pairs, {active} active",
         "chain",
         pairs=pairs,
-        active=active,
+        active_pairs=active,
         unit="ns an event",
         value="ns",
         lower_is_better=True,

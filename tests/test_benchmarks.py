@@ -104,7 +104,7 @@ def tiny(work: Work) -> Work:
         depth=min(work.depth, 5),
         idle=min(work.idle, 4),
         pairs=min(work.pairs, 8),
-        active=min(work.active, 2),
+        active_pairs=min(work.active_pairs, 2),
         count=min(work.count, 50),
     )
 

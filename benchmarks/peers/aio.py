@@ -26,6 +26,9 @@ def new_loop(name: str) -> asyncio.AbstractEventLoop:
 
 
 def run(name: str, main: Coroutine[Any, Any, None]) -> None:
+    # asyncio reads into a new block of 256 KiB each time. glibc maps and unmaps each of them, which
+    # takes longer than all else, until a larger one has been freed: in most programs one has been.
+    bytes(2**20)
     loop = new_loop(name)
     asyncio.set_event_loop(loop)
     loop.run_until_complete(main)
