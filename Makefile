@@ -4,16 +4,18 @@ PYTHON ?= python3
 VENV   ?= .venv$(patsubst %,-%,$(subst /,_,$(filter-out python3,$(PYTHON))))
 BIN     = $(VENV)/bin
 CFLAGS_LINT = -std=gnu11 -Wall -Wextra -Werror -fsyntax-only -Ipylibevent/_cffi/src
+RESULTS = benchmarks/results
 BUILD_INPUTS = pyproject.toml setup.py build_libevent.py pylibevent/_version.py \
 	$(wildcard pylibevent/_cffi/*/*.[ch])
 export PYTHON VENV
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help echo test lint generate clean
+.PHONY: help echo test bench lint generate clean
 
 help:
 	@echo 'make echo [ARGS="--port 8899"]         install what is missing, build, run examples/echo_server.py'
 	@echo 'make test [PYTEST_ARGS="-k buffer"]    the same set-up, then the tests'
+	@echo 'make bench [BENCH_ARGS="--quick"]      all benchmarks: table, JSON, plots into $(RESULTS)'
 	@echo 'make lint                              ruff, mypy --strict, pyright, the C compiler with its warnings as errors'
 	@echo 'make generate                          write what is made by scripts: the raw layer'\''s types, docs/api_coverage.md'
 	@echo 'make clean                             remove the virtual environment and all that was built'
@@ -25,6 +27,10 @@ echo: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks --table $(RESULTS)/results.md --json $(RESULTS)/results.json \
+		--plots $(RESULTS) $(BENCH_ARGS)
+
 lint: $(VENV)/installed-test $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -32,7 +38,7 @@ lint: $(VENV)/installed-test $(VENV)/installed-dev
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python scripts/make_stub.py --check
 	$(BIN)/python scripts/api_coverage.py --check
-	@set -e; for file in pylibevent/_cffi/src/*.c; do \
+	@set -e; for file in pylibevent/_cffi/src/*.c benchmarks/c/*.c; do \
 		echo "cc $$file"; cc $(CFLAGS_LINT) $$(pkg-config --cflags libevent_core) $$file; done
 
 generate: $(VENV)/installed

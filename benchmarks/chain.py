@@ -203,13 +203,13 @@ def commands(work: Work, c_program: Path | None) -> dict[str, list[str]]:
 
 
 def compile_c(directory: str) -> Path | None:
-    """chain.c as a program; None without a C compiler or pkg-config."""
+    """c/chain.c as a program; None without a C compiler or pkg-config."""
     if not shutil.which("cc") or not shutil.which("pkg-config"):
         return None
     program = Path(directory, "chain")
     config = ["pkg-config", "--cflags", "--libs", "libevent_core"]
     flags = subprocess.run(config, check=True, capture_output=True, text=True).stdout.split()
-    source = str(Path(__file__).with_name("chain.c"))
+    source = str(Path(__file__).with_name("c") / "chain.c")
     subprocess.run(["cc", "-O2", "-Wall", "-o", str(program), source, *flags], check=True)
     return program
 
