@@ -65,7 +65,7 @@ def declare(headers: tuple[str, ...], include: FFI | None = None) -> FFI:
         if name == "callbacks":
             text = f'extern "Python+C" {{ {text} }}'
         elif name == "shim":
-            text = "struct pyle_event { ...; }; struct pyle_buf { int dry; ...; };" + text
+            text = "struct pyle_event { ...; }; struct pyle_buf { signed char dry; ...; };" + text
         ffi.cdef(text)
     return ffi
 

@@ -80,12 +80,19 @@ def callback(function: Any) -> Any:
 
 @callback
 def event(slot: int, token: int, fd: int, what: int, released: int) -> int:
-    source = (table := tables[slot] or table_of(slot)).get(token)
-    if source is None:
+    table = tables[slot] or table_of(slot)
+    try:
+        source = table[token]
+    except KeyError:
         return DONE
     entered = True  # noqa: F841
     try:
-        source._callback(fd, EVENT_FLAGS[what], *source._args)
+        if not (args := source._args):
+            source._callback(fd, EVENT_FLAGS[what])
+        elif len(args) == 1:  # quicker than the general case
+            source._callback(fd, EVENT_FLAGS[what], args[0])
+        else:
+            source._callback(fd, EVENT_FLAGS[what], *args)
         answer = DONE
     except BaseException as exception:
         answer = caught(exception, source)
@@ -96,12 +103,17 @@ def event(slot: int, token: int, fd: int, what: int, released: int) -> int:
 
 @callback
 def timer(slot: int, token: int, _fd: int, _what: int, released: int) -> int:
-    source = (table := tables[slot] or table_of(slot)).get(token)
-    if source is None:
+    table = tables[slot] or table_of(slot)
+    try:
+        source = table[token]
+    except KeyError:
         return DONE
     entered = True  # noqa: F841
     try:
-        source._callback(*source._args)
+        if args := source._args:
+            source._callback(*args)
+        else:
+            source._callback()
         answer = DONE
     except BaseException as exception:
         answer = caught(exception, source)
@@ -170,10 +182,12 @@ def bev_read(slot: int, token: int) -> int:
         return DONE
     entered = True  # noqa: F841
     try:
-        if args := source._args:
-            function(source, *args)
-        else:
+        if not (args := source._args):
             function(source)
+        elif len(args) == 1:  # quicker than the general case
+            function(source, args[0])
+        else:
+            function(source, *args)
     except BaseException as exception:
         return caught(exception, source)
     return DONE
@@ -189,10 +203,12 @@ def bev_write(slot: int, token: int) -> int:
         return DONE
     entered = True  # noqa: F841
     try:
-        if args := source._args:
-            function(source, *args)
-        else:
+        if not (args := source._args):
             function(source)
+        elif len(args) == 1:  # quicker than the general case
+            function(source, args[0])
+        else:
+            function(source, *args)
     except BaseException as exception:
         return caught(exception, source)
     return DONE
@@ -307,7 +323,7 @@ def buffer(slot: int, token: int, orig_size: int, n_added: int, n_deleted: int) 
         return DONE
     raised: list[BaseException] = []
     entered = True  # noqa: F841
-    for entry in tuple(source._callbacks):
+    for entry in tuple(source._callbacks or ()):
         if not (entry.active and entry.enabled):  # perhaps by one before it
             continue
         try:

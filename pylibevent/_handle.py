@@ -32,11 +32,11 @@ class _Reference(weakref.ref[Any]):
     release: Callable[[Any], object]
 
 
-_references: dict[int, _Reference] = {}
+_references: set[_Reference] = set()
 
 
-def _gone(reference: _Reference, _references: dict[int, _Reference] = _references) -> None:
-    _references.pop(id(reference), None)
+def _gone(reference: _Reference, _references: set[_Reference] = _references) -> None:
+    _references.discard(reference)
     reference.release(reference.ptr)
 
 
@@ -54,7 +54,7 @@ class Handle:
         reference = _Reference(anchor, _gone)
         reference.ptr = ptr
         reference.release = release
-        _references[id(reference)] = reference
+        _references.add(reference)
         self._anchor = anchor
         self._ptr = ptr
 

@@ -8,7 +8,7 @@ import operator
 import os
 import re
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -124,7 +124,7 @@ class CallbackEntry:
         """Has it not called any more (evbuffer_remove_cb_entry). May be called twice."""
         buffer = self._buffer()
         was_active, self.active = self.active, False
-        if was_active and buffer is not None:
+        if was_active and buffer is not None and buffer._callbacks:
             buffer._callbacks.remove(self)
             if not buffer._callbacks:
                 lib.pyle_buf_callbacks(buffer._ptr, 0)
@@ -232,18 +232,23 @@ class EvBuffer(Handle):
             self.add(initial)
 
     @classmethod
-    def _of(cls, ptr: Any) -> EvBuffer:
+    def _of(cls, ptr: Any, anchor: Any = None) -> EvBuffer:
+        """With an anchor: the buffer belongs to what that one holds."""
         buffer = cls.__new__(cls)
-        buffer._take_over(ptr)
+        buffer._take_over(ptr, anchor)
         return buffer
 
-    def _take_over(self, ptr: Any) -> None:
-        self._own(ptr, lib.pyle_buf_unref)
+    def _take_over(self, ptr: Any, anchor: Any = None) -> None:
+        if anchor is None:
+            self._own(ptr, lib.pyle_buf_unref)
+        else:
+            self._ptr = ptr
+            self._anchor = anchor
         self._token = 0
         self._last = False
-        self._callbacks: list[CallbackEntry] = []
+        self._callbacks: list[CallbackEntry] | None = None
         self._deferred: EventBase | None = None
-        self._reserved: list[weakref.ref[memoryview]] = []
+        self._reserved: Sequence[weakref.ref[memoryview]] = ()
 
     @classmethod
     def from_ptr(cls, ptr: Any) -> EvBuffer:
@@ -278,9 +283,9 @@ class EvBuffer(Handle):
             self._forget()
 
     def _forget(self) -> None:
-        for entry in self._callbacks:
+        for entry in self._callbacks or ():
             entry.active = False
-        self._callbacks.clear()
+        self._callbacks = None
         if self._deferred is not None:
             self._deferred._table.pop(self._token, None)
 
@@ -666,13 +671,16 @@ class EvBuffer(Handle):
         What it raises leaves the call that made the change, or the loop if libevent made it.
         """
         entry = CallbackEntry(self, function(callback), args)
+        if self._callbacks is None:
+            self._callbacks = []
         self._callbacks.append(entry)
         if not self._token:
             self._token = cb.next_token()
             cb.buffers[self._token] = self
         rc = lib.pyle_buf_callbacks(self._ptr, self._token)
         if rc < 0:
-            self._callbacks.remove(entry)
+            if self._callbacks:
+                self._callbacks.remove(entry)
             fail(rc, "evbuffer_add_cb")
         return entry
 

@@ -411,7 +411,7 @@ class BufferEvent(Handle):
             if self.closed:
                 fail(CLOSED, "bufferevent_get_input" if is_input else "bufferevent_get_output")
             raise MemoryError("bufferevent_get_input")
-        return EvBuffer._of(ptr)
+        return EvBuffer._of(ptr, self._anchor)
 
     def write(self, data_: Bytes) -> None:
         """Adds bytes to the output (bufferevent_write)."""

@@ -13,7 +13,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
 
 from . import _callbacks as cb
-from ._args import FileDescriptor, Seconds, fileno, function, integer, pointer, seconds
+from ._args import (
+    MAX_SECONDS,
+    NEVER,
+    FileDescriptor,
+    Seconds,
+    fileno,
+    function,
+    integer,
+    pointer,
+    seconds,
+)
 from ._handle import Handle
 from ._libevent import ffi, lib
 from .constants import (
@@ -46,6 +56,10 @@ E = TypeVar("E", bound="Event")
 ExceptionHandler = Callable[[Exception, Any], object]
 
 _EVENT_TYPE = ffi.typeof("struct pyle_event *")
+_new = ffi.new
+_event_init = lib.pyle_event_init
+_event_add = lib.pyle_event_add
+_next_token = cb.next_token
 _LOOP_FLAGS = sum(LoopFlags)
 
 
@@ -617,18 +631,22 @@ class Event(Handle):
         *args: Unpack[Args],
     ) -> None:
         """Wraps event_new. fd is not taken over: close it after the event. -1: no descriptor."""
-        self._first_init()
+        self._start(base, fileno(fd), integer(what, "what"), callback, args)
+
+    def _start(self, base: EventBase, fd: int, what: int, callback: Any, args: Any) -> None:
+        if hasattr(self, "_ptr"):
+            self._first_init()
         if not isinstance(base, EventBase):
             raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
         self._base = base
         self._table = base._table
-        self._callback: Callable[..., object] = function(callback)
+        self._callback: Callable[..., object] = (
+            callback if callable(callback) else function(callback)
+        )
         self._args: tuple[Any, ...] = args
         self._finalizer: Callable[..., object] | None = None
-        self._ptr = ffi.new(_EVENT_TYPE)
-        rc = lib.pyle_event_init(
-            base._ptr, self._ptr, fileno(fd), integer(what, "what"), self._kind
-        )
+        self._ptr = ptr = _new(_EVENT_TYPE)
+        rc = _event_init(base._ptr, ptr, fd, what, self._kind)
         if rc < 0:
             fail(rc, "event_new")
 
@@ -660,11 +678,16 @@ class Event(Handle):
         Raises PermissionError for a regular file under epoll, RuntimeError for a second base
         with signals, ValueError if there is nothing to wait for. From any thread.
         """
-        delay = -1.0 if timeout is None else seconds(timeout)
-        token = cb.next_token()
+        if timeout is None:
+            delay = NEVER
+        elif type(timeout) is float and 0 <= timeout <= MAX_SECONDS:
+            delay = timeout
+        else:
+            delay = seconds(timeout)
+        token = _next_token()
         self._table[token] = self
         try:
-            rc = lib.pyle_event_add(self._ptr, token, delay)
+            rc = _event_add(self._ptr, token, delay)
         except BaseException:
             self._interrupted(token)
             raise
@@ -846,8 +869,7 @@ class Timer(Event):
         *args: Unpack[Args],
         persist: bool = False,
     ) -> None:
-        untyped: Any = callback
-        super().__init__(base, -1, EV_PERSIST if persist else 0, untyped, *args)
+        self._start(base, -1, EV_PERSIST if persist else 0, callback, args)
 
 
 class Signal(Event):
@@ -869,8 +891,7 @@ class Signal(Event):
         callback: Callable[[int, Unpack[Args]], object] | Variadic,
         *args: Unpack[Args],
     ) -> None:
-        untyped: Any = callback
-        super().__init__(base, integer(signum, "signum"), EV_SIGNAL | EV_PERSIST, untyped, *args)
+        self._start(base, integer(signum, "signum"), EV_SIGNAL | EV_PERSIST, callback, args)
 
     @property
     def signum(self) -> int:

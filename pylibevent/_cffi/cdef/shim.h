@@ -175,7 +175,7 @@ int pyle_bev_close(struct pyle_bev *, int by_base);
 int pyle_bev_finish(struct pyle_bev *);                        /* 1: nothing to wait for, close it */
 struct bufferevent *pyle_bev_ptr(struct pyle_bev *);
 struct bufferevent *pyle_bev_expose(struct pyle_bev *);        /* the same, for the user */
-struct pyle_buf *pyle_bev_buffer(struct pyle_bev *, int input); /* NULL: closed, or no memory */
+struct pyle_buf *pyle_bev_buffer(struct pyle_bev *, int input); /* its own; NULL: closed, or no memory */
 int pyle_bev_setcb(struct pyle_bev *, int read, int write, int event);
 int pyle_bev_enable(struct pyle_bev *, int what);
 int pyle_bev_disable(struct pyle_bev *, int what);

@@ -57,15 +57,14 @@ struct pyle_buf *pyle_buf_of(struct pyle_bev *pv, int input)
     if (b) {
         b->buf = input ? bufferevent_get_input(pv->bev) : bufferevent_get_output(pv->bev);
         b->owner = b->kept = pv;
-        __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
-        b->is_input = input;
+        b->is_input = input != 0;
         b->drains = !input && pv->is_socket;
     }
     return b;
 }
 
 /* Python lets go of what it lent, now that no call of libevent's is under way. */
-static void release_pins(void)
+void pyle_release_pins(void)
 {
     if (pyle_pins_waiting && !pyle_exiting && pyle_py_release() != PYLE_DONE)
         pyle_raise(pyle_here);
@@ -117,19 +116,28 @@ static void free_if_done(struct pyle_buf *b)
         free_data(b);
 }
 
-void pyle_buf_unref(struct pyle_buf *b)
+void pyle_buf_free(struct pyle_buf *b)
 {
-    if (__atomic_sub_fetch(&b->refs, 1, __ATOMIC_ACQ_REL) != 0)
-        return;
     if (!b->inside) /* else: a child, and its lock is for ever another thread's */
         free_data(b);
-    if (b->kept)
-        pyle_bev_unref(b->kept);
     if (b->deferred)
         pyle_base_unref(b->deferred);
     free(b->reserved);
     free(b);
-    release_pins();
+}
+
+static void hold(struct pyle_buf *b, int n)
+{
+    __atomic_add_fetch(b->kept ? &b->kept->refs : &b->refs, n, __ATOMIC_RELAXED);
+}
+
+void pyle_buf_unref(struct pyle_buf *b)
+{
+    if (b->kept)
+        pyle_bev_unref(b->kept);
+    else if (__atomic_sub_fetch(&b->refs, 1, __ATOMIC_ACQ_REL) == 0)
+        pyle_buf_free(b);
+    pyle_release_pins();
 }
 
 /* The bufferevent is going. What memoryviews still show stays, out of its reach. */
@@ -643,7 +651,7 @@ static void add_views(struct pyle_call *c, int n)
 
     if (n <= 0)
         return;
-    __atomic_add_fetch(&b->refs, n, __ATOMIC_RELAXED);
+    hold(b, n);
     if (__atomic_fetch_add(&b->exports, n, __ATOMIC_ACQ_REL) == 0 && c->pv)
         pyle_bev_hold(c->pv, c->use.bev, b->is_input ? EV_READ : EV_WRITE);
 }
@@ -652,11 +660,11 @@ static void last_view_gone(struct pyle_buf *b)
 {
     if (b->kept || b->borrowed)
         b->n_reserved = 0; /* from here on others may change it */
-    if (b->kept) {
+    if (b->owner) {
         pyle_bev_resume_soon(b->kept);
     } else if (b->closing) {
         free_if_done(b);
-        release_pins();
+        pyle_release_pins();
     }
 }
 
@@ -1255,7 +1263,7 @@ void pyle_segment_unref(struct pyle_segment *s)
 {
     end_segment(s, 1);
     free(s);
-    release_pins();
+    pyle_release_pins();
 }
 
 struct evbuffer_file_segment *pyle_segment_ptr(struct pyle_segment *s)
@@ -1475,7 +1483,7 @@ static void wait_for_loop(struct pyle_buf *b, struct pyle_base *pb)
     if (!pb->closed && !b->queued) {
         b->queued = waits = 1;
         b->next = NULL;
-        __atomic_add_fetch(&b->refs, 1, __ATOMIC_RELAXED);
+        hold(b, 1);
         if (!pb->later)
             pb->later_end = &pb->later;
         *pb->later_end = b;
@@ -1623,7 +1631,7 @@ static void call_now(struct pyle_buf *b, const struct evbuffer_cb_info *info)
     int answer, moving = b->moving;
 
     if (b->owner && b->is_input && b->owner->partner && (partner = b->owner->partner->output))
-        __atomic_add_fetch(&partner->refs, 1, __ATOMIC_RELAXED);
+        hold(partner, 1);
     b->moving = 0; /* libevent calls the callbacks of a move's source when all is done */
     if (partner)
         ++partner->moving, ++partner->depth; /* a pair moves by parts too */
@@ -1647,7 +1655,7 @@ static void on_change(struct evbuffer *buf, const struct evbuffer_cb_info *info,
     (void)buf;
     if (pyle_exiting || b->closing || !claim(b))
         return;
-    __atomic_add_fetch(&b->refs, 1, __ATOMIC_RELAXED);
+    hold(b, 1);
     pyle_before();
     ++b->depth;
     count_inside(b, 1); /* a change that C code makes, perhaps: no call of ours is around it */

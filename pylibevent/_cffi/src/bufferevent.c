@@ -26,7 +26,12 @@ struct pyle_bev *pyle_bev_new(struct pyle_base *pb, long long token)
 
 void pyle_bev_free(struct pyle_bev *pv)
 {
+    int i;
+
     pyle_bev_forget_limits(pv);
+    for (i = 0; i < 2; ++i)
+        if (pv->own[i])
+            pyle_buf_free(pv->own[i]);
     if (pv->under)
         pyle_bev_unref(pv->under);
     pyle_base_unref(pv->pb);
@@ -47,8 +52,10 @@ void pyle_bev_unref(struct pyle_bev *pv)
         pv = NULL;
     }
     pthread_mutex_unlock(&pb->lock);
-    if (pv)
+    if (pv) {
         pyle_bev_free(pv);
+        pyle_release_pins();
+    }
 }
 
 static int check(struct pyle_bev *pv, int closing)
@@ -810,10 +817,6 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
         pv->doomed = bev; /* end frees it, or the last other call's end */
     else
         bufferevent_free(bev);
-    if (input)
-        pyle_buf_unref(input);
-    if (output)
-        pyle_buf_unref(output);
     if (partner) {
         if (partner->finishing == 1)
             finish_now(partner); /* what it has to write has nowhere to go */
@@ -895,9 +898,7 @@ struct pyle_buf *pyle_bev_buffer(struct pyle_bev *pv, int input)
     if (!pv->bev)
         return NULL;
     if (!*b)
-        *b = pyle_buf_of(pv, input);
-    if (*b)
-        __atomic_add_fetch(&(*b)->refs, 1, __ATOMIC_RELAXED);
+        *b = pv->own[!input] = pyle_buf_of(pv, input);
     return *b;
 }
 

@@ -114,30 +114,30 @@ struct pyle_event {
 
 struct pyle_buf {
     struct evbuffer *buf;      /* NULL once closed */
-    int dry;                   /* nothing to read: Python looks here before it calls */
+    signed char dry;                   /* nothing to read: Python looks here before it calls */
     struct pyle_bev *owner;    /* the bufferevent whose buffer it is, NULL: our own, or orphaned */
-    struct pyle_bev *kept;     /* the same, counted, and until the end */
+    struct pyle_bev *kept;     /* the same, and until the end: it has this memory, and the count */
     int refs;
-    int is_input;
+    signed char is_input;
     uintptr_t user;            /* the thread inside one of our calls, or 0 */
     int depth;                 /* how many of its calls are on the stack */
-    int closing;               /* free it when depth is 0 again */
+    signed char closing;               /* free it when depth is 0 again */
     int exports;               /* memoryviews out */
     int moving;                /* inside a call, its chains are in the middle of a move */
-    int exposed;               /* .ptr was asked for */
-    int has_file;              /* holds a sendfile segment */
+    signed char exposed;               /* .ptr was asked for */
+    signed char has_file;              /* holds a sendfile segment */
     long long token;           /* for its Python callbacks; 0: none */
     struct evbuffer_cb_entry *cb;
-    int borrowed;              /* a C library's: never freed here */
-    int drains;                /* EVBUFFER_FLAG_DRAINS_TO_FD: files that are added go by sendfile */
-    int frozen;                /* at the front, by the user */
+    signed char borrowed;              /* a C library's: never freed here */
+    signed char drains;                /* EVBUFFER_FLAG_DRAINS_TO_FD: files that are added go by sendfile */
+    signed char frozen;                /* at the front, by the user */
     int n_reserved;            /* reserve_space(): so many vecs, until the next change */
     struct evbuffer_iovec *reserved;
     struct pyle_base *deferred; /* defer_callbacks(): whose loop calls them, counted */
     struct pyle_buf *next;     /* on its list, under its lock */
-    int queued;
+    signed char queued;
     size_t n_added, n_deleted; /* what the deferred callbacks have not been told yet */
-    int locking;               /* enable_locking(): any thread, one after the other */
+    signed char locking;               /* enable_locking(): any thread, one after the other */
     int inside;                /* then: threads (and calls of theirs) that have the lock or wait */
     unsigned lock_gen;         /* of the process that made the lock */
     uintptr_t locker;          /* lock(): by this thread, */
@@ -150,15 +150,15 @@ struct pyle_bev {
     long long token;
     int refs;
     int options;
-    int is_socket;
-    int own_fd;                /* connect() made the descriptor */
-    int nodelay;
-    int stuck;                 /* reading is held: full, and the last callback took nothing */
+    signed char is_socket;
+    signed char own_fd;                /* connect() made the descriptor */
+    signed char nodelay;
+    signed char stuck;                 /* reading is held: full, and the last callback took nothing */
     short held;                /* directions switched off by us, on in the user's eyes */
     short refused;             /* directions the user switched off */
     short missed;              /* deferred callbacks that came while refused */
     short forced;              /* trigger() was called: deliver even if refused */
-    int finishing;             /* close_after_write(): 1 writing, 3 reading what is unread, 2 done */
+    signed char finishing;             /* close_after_write(): 1 writing, 3 reading what is unread, 2 done */
     ssize_t discard;           /* how much of that at most */
     uintptr_t user;            /* as in pyle_buf, unless BEV_OPT_THREADSAFE */
     int depth;                 /* calls under way; with BEV_OPT_THREADSAFE in all threads */
@@ -175,19 +175,20 @@ struct pyle_bev {
     bufferevent_data_cb base_read, base_write; /* libevent's callbacks in what it is on */
     bufferevent_event_cb base_event;
     void *base_arg;
-    int borrowed;              /* bev is somebody else's; we have a reference */
-    int has_callbacks;         /* ours are set in it */
-    struct pyle_buf *input, *output;
+    signed char borrowed;              /* bev is somebody else's; we have a reference */
+    signed char has_callbacks;         /* ours are set in it */
+    struct pyle_buf *input, *output; /* while it is open */
+    struct pyle_buf *own[2];   /* the same, until the end */
     struct pyle_limit *limit;  /* counted, or NULL */
     struct pyle_group *group;  /* the same */
     struct pyle_bev *next_member, **to_member; /* in the group; under the base's lock */
     struct pyle_bev *next;
-    int queued;
-    int plain;                 /* all of it libevent's own way, see fast.c */
-    int connecting;
+    signed char queued;
+    signed char plain;                 /* all of it libevent's own way, see fast.c */
+    signed char connecting;
     short capped;              /* the user has set how much to read or write at a time */
-    int masked;                /* EV_WRITE is not in bev->enabled, but in the user's eyes */
-    int unsent;                /* on pb->unsent */
+    signed char masked;                /* EV_WRITE is not in bev->enabled, but in the user's eyes */
+    signed char unsent;                /* on pb->unsent */
     size_t posted;             /* so many bytes of its output are in pb->outbox */
     struct pyle_bev *next_unsent;
 };
@@ -261,6 +262,8 @@ ssize_t pyle_sync_leave(int outer, ssize_t rc);
 /* buffer.c */
 struct pyle_buf *pyle_buf_of(struct pyle_bev *pv, int input);
 void pyle_buf_orphan(struct pyle_buf *b, struct evbuffer *buf);
+void pyle_buf_free(struct pyle_buf *b);
+void pyle_release_pins(void);
 struct pyle_use {              /* one of our calls on a bufferevent, between begin and end */
     struct bufferevent *bev;   /* is not freed before end */
     int sync;
