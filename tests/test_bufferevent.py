@@ -1339,6 +1339,85 @@ def test_timeouts_can_be_taken_away(base: EventBase, wired: Wired, none: Any) ->
     assert seen.events == []
 
 
+def test_a_write_timeout_taken_away_after_all_was_written_does_not_come_back(
+    base: EventBase, wired: Wired, run_until: RunUntil
+) -> None:
+    bev, peer = wired
+    seen = Seen(bev)
+    bev.set_timeouts(write=0.02)
+    bev.write(b"handshake")
+    run_until(lambda: len(bev.output) == 0)
+    assert received(peer) == b"handshake"
+    bev.set_timeouts()
+    bev.write(bytes(2_000_000))  # to one that does not read
+    base.loopexit(0.1)
+    base.dispatch()
+    assert seen.events == []
+    assert bev.enabled == EV_READ | EV_WRITE
+
+
+@pytest.mark.parametrize("reading", [True, False])
+def test_a_timeout_taken_away_after_it_came_does_not_come_again(
+    base: EventBase, wired: Wired, run_until: RunUntil, reading: bool
+) -> None:
+    bev, peer = wired
+    seen = Seen(bev)
+    if reading:
+        bev.set_timeouts(read=0.02)
+    else:
+        bev.set_timeouts(write=0.02)
+        bev.write(bytes(2_000_000))
+    run_until(lambda: seen.events)
+    bev.set_timeouts()
+    bev.enable(EV_READ | EV_WRITE)
+    before = len(bev.output)
+    if reading:
+        peer.send(b"x")
+    else:
+        received(peer)
+    run_until(lambda: seen.data if reading else len(bev.output) < before)
+    base.loopexit(0.1)
+    base.dispatch()
+    assert len(seen.events) == 1
+
+
+def test_a_timeout_taken_away_while_disabled_does_not_come_back(
+    base: EventBase, wired: Wired, run_until: RunUntil
+) -> None:
+    bev, peer = wired
+    seen = Seen(bev)
+    bev.set_timeouts(read=0.02)
+    bev.disable(EV_READ)
+    bev.set_timeouts()
+    bev.enable(EV_READ)
+    peer.send(b"x")
+    run_until(lambda: seen.data)
+    base.loopexit(0.1)
+    base.dispatch()
+    assert seen.events == []
+
+
+def test_a_timeout_taken_away_when_it_is_due_comes_no_more_than_once(
+    base: EventBase, wired: Wired, run_until: RunUntil
+) -> None:
+    bev, peer = wired
+    seen = Seen(bev)
+    timer = Timer(base, bev.set_timeouts)
+    timer.add(0.01)
+    bev.set_timeouts(read=0.02)
+    due = time.monotonic() + 0.04
+    while time.monotonic() < due:  # then both are active in one round, the timer first
+        pass
+    base.loop(EVLOOP_NONBLOCK)
+    assert seen.events == [BEV_EVENT_READING | BEV_EVENT_TIMEOUT]
+    bev.enable(EV_READ)
+    peer.send(b"x")
+    run_until(lambda: seen.data)
+    base.loopexit(0.1)
+    base.dispatch()
+    assert len(seen.events) == 1
+
+
 def test_there_is_no_write_timeout_with_nothing_to_write(base: EventBase, wired: Wired) -> None:
     bev, _ = wired
     seen = Seen(bev)

@@ -945,6 +945,22 @@ def test_delete_makes_it_not_pending(base: EventBase, sockets: Sockets) -> None:
     event.delete()  # nothing to delete is no error
 
 
+def test_adding_again_without_a_time_after_delete_has_none(
+    any_base: EventBase, sockets: Sockets
+) -> None:
+    seen: list[int] = []
+    event = Event(any_base, sockets[0], EV_READ | EV_PERSIST, lambda fd, what: seen.append(what))
+    event.add(0.02)
+    event.delete()
+    event.add()
+    sockets[1].send(b"!")
+    any_base.loop(EVLOOP_ONCE)
+    assert seen == [EV_READ]
+    assert event.expires_in is None
+    assert event.pending() == EV_READ
+    event.close()
+
+
 def test_delete_takes_back_an_active_event(base: EventBase) -> None:
     event = Event(base, -1, 0, pytest.fail)  # type: ignore[arg-type]
     event.active(EV_READ)
@@ -993,6 +1009,31 @@ def test_active_leaves_a_persistent_event_pending(base: EventBase, sockets: Sock
     base.loop(EVLOOP_NONBLOCK)
     assert seen == [EV_TIMEOUT]
     assert event.pending() == EV_READ
+    event.close()
+
+
+@pytest.mark.parametrize("what", [EV_READ | EV_PERSIST, EV_PERSIST])
+def test_active_after_delete_does_not_bring_the_time_back(
+    base: EventBase, sockets: Sockets, what: int
+) -> None:
+    seen: list[int] = []
+    fd = sockets[0] if what & EV_READ else -1
+    event = Event(base, fd, what, lambda fd, what: seen.append(what))
+    event.add(0.02)
+    event.delete()
+    event.active(EV_READ)
+    base.loop(EVLOOP_NONBLOCK)
+    assert seen == [EV_READ]
+    assert not event.pending()
+    event.close()
+
+
+def test_active_leaves_a_persistent_event_its_time(base: EventBase) -> None:
+    event = Event(base, -1, EV_PERSIST, nothing)
+    event.add(100)
+    event.active(EV_READ)
+    base.loop(EVLOOP_NONBLOCK)
+    assert event.expires_in == pytest.approx(100, abs=1)
     event.close()
 
 

@@ -255,6 +255,17 @@ def test_an_event_of_c_is_added_and_deleted(clib: Clib, base: EventBase, counter
     assert clib.lib.counter_count(counter) == 3
 
 
+def test_an_event_of_c_gets_no_time_back_by_active_after_delete(
+    clib: Clib, base: EventBase, counter: Any
+) -> None:
+    event = Event.from_ptr(clib.lib.counter_event(counter))
+    event.delete()
+    event.active(EV_TIMEOUT)
+    base.loop(EVLOOP_NONBLOCK)
+    assert clib.lib.counter_count(counter) == 1
+    assert not event.pending()
+
+
 def test_an_event_of_c_takes_a_priority(clib: Clib, base: EventBase) -> None:
     base.priority_init(3)
     counter = clib.lib.counter_new(clib.base(base), 1)

@@ -1192,6 +1192,21 @@ int pyle_bev_getwatermark(struct pyle_bev *pv, int what, size_t *low, size_t *hi
     CALL(pv, bufferevent_getwatermark(bev, (short)what, low, high));
 }
 
+/* libevent takes them from what is pending only. An event that just timed out is not, though its
+ * callback is still to come; what is added later gets the new ones. */
+static int set_timeouts(struct bufferevent *bev, const struct timeval *read,
+                        const struct timeval *write)
+{
+    int rc;
+
+    bufferevent_lock(bev);
+    pyle_forget_timeout(&bev->ev_read, EV_READ | EV_WRITE);
+    pyle_forget_timeout(&bev->ev_write, EV_READ | EV_WRITE);
+    rc = bufferevent_set_timeouts(bev, read, write);
+    bufferevent_unlock(bev);
+    return rc;
+}
+
 int pyle_bev_set_timeouts(struct pyle_bev *pv, double read, double write)
 {
     struct timeval r, w;
@@ -1203,7 +1218,7 @@ int pyle_bev_set_timeouts(struct pyle_bev *pv, double read, double write)
     rp = pyle_timeout(pv->pb, read, &r);
     wp = pyle_timeout(pv->pb, write, &w);
     pyle_leave_base(pv->pb);
-    CALL(pv, bufferevent_set_timeouts(bev, rp, wp));
+    CALL(pv, set_timeouts(bev, rp, wp));
 }
 
 int pyle_bev_get_priority(struct pyle_bev *pv)

@@ -216,7 +216,16 @@ static void take_back(struct pyle_event *pe, int was_let_go)
         pthread_cond_broadcast(&pe->pb->idle);
 }
 
-/* With how == 0 adds it, else makes it active. 1: the token is in use now. */
+/* An event with EV_PERSIST that is deleted keeps the timeout that it had, and gets it back after its
+ * next callback, even if it was added again without one. Not a signal's: that has a union there. */
+void pyle_forget_timeout(struct event *ev, short unless)
+{
+    if (!event_pending(ev, unless, NULL))
+        evutil_timerclear(&ev->ev_.ev_io.ev_timeout);
+}
+
+/* With how == 0 adds it, else makes it active. 1: the token is in use now. One that is not
+ * pending has this timeout or none; a C library's too: who adds it by our class means the same. */
 static int arm(struct pyle_event *pe, long long token, const struct timeval *timeout, int how)
 {
     int rc = may_arm(pe), taken, away;
@@ -225,6 +234,8 @@ static int arm(struct pyle_event *pe, long long token, const struct timeval *tim
         return rc;
     taken = take_token(pe, token);
     away = let_go(pe, 0);
+    if (!timeout && pe->kind != PYLE_SIGNAL)
+        pyle_forget_timeout(pe->at, EV_TIMEOUT | EV_READ | EV_WRITE | EV_CLOSED);
     if (how)
         event_active(pe->at, (short)how, 1);
     else if (event_add(pe->at, timeout) < 0)

@@ -259,6 +259,9 @@ const struct timeval *pyle_timeout(struct pyle_base *pb, double seconds, struct 
 int pyle_sync_enter(void); /* what leave wants back */
 ssize_t pyle_sync_leave(int outer, ssize_t rc);
 
+/* event.c */
+void pyle_forget_timeout(struct event *ev, short unless); /* unless pending for one of these */
+
 /* buffer.c */
 struct pyle_buf *pyle_buf_of(struct pyle_bev *pv, int input);
 void pyle_buf_orphan(struct pyle_buf *b, struct evbuffer *buf);
