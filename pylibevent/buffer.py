@@ -49,6 +49,7 @@ _new_block = ffi.new_allocator(should_clear_after_alloc=False)
 _blocks: list[Any] = [_new_block("char[]", _BLOCK)]
 _unpack = ffi.unpack
 _readln = lib.pyle_buf_readln
+_readlines = lib.pyle_buf_readlines
 _EOL_STYLES = {int(style) for style in EolStyle}
 _MORE = lib.PYLE_MORE
 _LAST = lib.PYLE_LAST
@@ -533,17 +534,19 @@ class EvBuffer(Handle):
 
         Lines longer than max_length bytes: LineTooLong once such a line is the first.
         """
-        split = _SPLIT.get(eol)
-        if split is None:
-            raise ValueError(f"unknown eol style: {eol!r}")
+        try:
+            split, last_end = _SPLIT[eol]
+        except KeyError:
+            raise ValueError(f"unknown eol style: {eol!r}") from None
         limit = -1 if max_length is None else size(max_length)
         lines: list[bytes] = []
         room = _BLOCK
         while True:
             block = _pop_block(room)
-            n = lib.pyle_buf_readlines(self._ptr, block, room, eol, limit)
+            n = _readlines(self._ptr, block, room, eol, limit)
             if n >= 0:
-                lines += split(_unpack(block, n & ~_MORE))
+                found = split(_unpack(block, (n & ~_MORE) - last_end))
+                lines = lines + found if lines else found
             if room == _BLOCK:
                 _blocks.append(block)
             if n == SMALL or n >= _MORE:  # not all of them fitted
@@ -765,23 +768,19 @@ def _ptr(buffer: EvBuffer) -> Any:
     return buffer._ptr
 
 
-def _split_by(end: bytes) -> Callable[[bytes], list[bytes]]:
-    def split(raw: bytes) -> list[bytes]:
-        lines = raw.split(end)
-        lines.pop()  # what follows the last end: nothing
-        return lines
-
-    return split
+def _split_by(end: bytes) -> tuple[Callable[[bytes], list[bytes]], int]:
+    return operator.methodcaller("split", end), len(end)
 
 
 def _split_crlf(raw: bytes) -> list[bytes]:
-    return [line[:-1] if line.endswith(b"\r") else line for line in raw.split(b"\n")[:-1]]
+    return [line[:-1] if line.endswith(b"\r") else line for line in raw.split(b"\n")]
 
 
 _ANY = re.compile(rb"[\r\n]+")
-_SPLIT: dict[int, Callable[[bytes], list[bytes]]] = {
-    EVBUFFER_EOL_ANY: lambda raw: _ANY.split(raw)[:-1],
-    EVBUFFER_EOL_CRLF: _split_crlf,
+# How to split what was read, less the end of the last line, which is that long.
+_SPLIT: dict[int, tuple[Callable[[bytes], list[bytes]], int]] = {
+    EVBUFFER_EOL_ANY: (lambda raw: _ANY.split(raw)[:-1], 0),
+    EVBUFFER_EOL_CRLF: (_split_crlf, 1),
     EVBUFFER_EOL_CRLF_STRICT: _split_by(b"\r\n"),
     EVBUFFER_EOL_LF: _split_by(b"\n"),
     EVBUFFER_EOL_NUL: _split_by(b"\0"),

@@ -533,25 +533,24 @@ ssize_t pyle_buf_readln(struct pyle_buf *b, char *out, size_t size, int eol, ssi
     return pyle_buf_leave(&c, n);
 }
 
-/* What readlines() does where '\n' ends a line, without a step for each line: the bytes are copied
+/* What readlines() does where '\n' ends a line, with less to do for each line: the bytes are copied
  * first and looked at then. 0: it has to be done the other way. */
 static ssize_t take_lines(struct evbuffer *buf, char *out, size_t size, int eol, ssize_t max_length)
 {
     size_t length = evbuffer_get_length(buf), n = length < size ? length : size;
-    char *end = out + n, *line, *lf;
+    char *line = out, *lf, *end = out + n;
+    ssize_t first;
 
     if (eol != EVBUFFER_EOL_LF && eol != EVBUFFER_EOL_CRLF)
         return 0;
-    if (copy_range(buf, 0, out, n) != (ssize_t)n)
+    first = evbuffer_search_eol(buf, NULL, NULL, EVBUFFER_EOL_LF).pos;
+    if (first < 0 || first >= (ssize_t)n || copy_range(buf, 0, out, n) != (ssize_t)n)
         return 0;
-    while (end > out && end[-1] != '\n')
-        --end;
-    for (line = out; max_length >= 0 && line < end; line = lf + 1) {
-        lf = memchr(line, '\n', (size_t)(end - line));
-        if (lf - line - (eol == EVBUFFER_EOL_CRLF && lf > line && lf[-1] == '\r') > max_length)
-            end = line;
-    }
-    return end - out;
+    while ((lf = memchr(line, '\n', (size_t)(end - line))) &&
+           (max_length < 0 || lf - line - (eol == EVBUFFER_EOL_CRLF && lf > line && lf[-1] == '\r') <=
+                                  max_length))
+        line = lf + 1;
+    return line - out;
 }
 
 /* Every whole line that is there and fits, as one run of bytes that Python splits: a length for
