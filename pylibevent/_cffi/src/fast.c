@@ -12,8 +12,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define SCRATCH 65536          /* read at once */
-#define MOST_READ (1 << 18)    /* and so much before others have their turn */
+#define SCRATCH 65408          /* read at once: 64 KiB with what libevent adds, and rounds up */
+#define MOST_READ (4 * SCRATCH) /* and so much before others have their turn */
 #define MOST_WRITTEN (1 << 18)
 #define OUTBOX 65536           /* answers that are on their way through it, not through a buffer */
 #define MOST_POSTED 16384
@@ -63,26 +63,55 @@ static int is_retriable(int error)
 
 /* ---- reading ---- */
 
-/* There was more than fitted in one read. What comes now goes straight into the buffer. An error
- * is told once, by the read that meets it: it is the answer. */
-static int top_up(struct evbuffer *input, int fd, size_t room)
+/* A little: by way of the scratch, so that the buffer has memory for what there is, no more. */
+static ssize_t read_some(struct pyle_base *pb, struct evbuffer *input, int fd, size_t most)
+{
+    ssize_t n = read(fd, pb->scratch, most);
+
+    if (n > 0 && evbuffer_add(input, pb->scratch, (size_t)n) < 0) {
+        errno = ENOMEM;
+        return -1;
+    }
+    return n;
+}
+
+/* Much: straight into the buffer. */
+static ssize_t read_much(struct evbuffer *input, int fd, size_t most)
 {
     struct evbuffer_iovec vec;
-    ssize_t n, asked;
+    ssize_t n;
+
+    if (evbuffer_reserve_space(input, (ssize_t)most, &vec, 1) != 1) {
+        errno = ENOMEM;
+        return -1;
+    }
+    n = read(fd, vec.iov_base, most);
+    if (n > 0) {
+        vec.iov_len = (size_t)n;
+        if (evbuffer_commit_space(input, &vec, 1) < 0) {
+            errno = ENOMEM;
+            return -1;
+        }
+    }
+    return n;
+}
+
+/* Until there is no more, up to a bound. What the last read said; *total: what came before. */
+static ssize_t read_in(struct pyle_bev *pv, struct evbuffer *input, int fd, size_t room, size_t *total)
+{
+    ssize_t n;
+    size_t most;
 
     do {
-        asked = room < SCRATCH ? (ssize_t)room : SCRATCH;
-        if (asked == 0 || evbuffer_reserve_space(input, asked, &vec, 1) != 1)
-            return 0;
-        n = read(fd, vec.iov_base, (size_t)asked);
+        most = room < SCRATCH ? room : SCRATCH;
+        n = pv->bulk ? read_much(input, fd, most) : read_some(pv->pb, input, fd, most);
         if (n < 0)
-            return is_retriable(errno) ? 0 : errno;
-        vec.iov_len = (size_t)n;
+            return n;
+        *total += (size_t)n;
         room -= (size_t)n;
-        if (evbuffer_commit_space(input, &vec, 1) < 0)
-            return ENOMEM;
-    } while (n == asked);
-    return 0;
+        pv->bulk = *total >= SCRATCH / 2;
+    } while ((size_t)n == SCRATCH && room > 0);
+    return n;
 }
 
 static void on_readable(evutil_socket_t fd, short what, void *arg)
@@ -90,9 +119,9 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
     struct bufferevent *bev = arg;
     struct pyle_bev *pv = pyle_bev_behind(bev);
     struct pyle_base *pb;
-    size_t room, length, high = bev->wm_read.high;
+    size_t room, length, total = 0, high = bev->wm_read.high;
     ssize_t n;
-    int error = 0;
+    int error;
 
     if (pv && pv->input)
         pv->input->dry = 0;
@@ -109,23 +138,18 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
         libevent_reads(fd, what, arg);
         return;
     }
-    length = room < SCRATCH ? room : SCRATCH;
-    n = read(fd, pb->scratch, length);
-    if (n < 0 && (is_retriable(errno) || errno == ECONNREFUSED))
-        return;
     bufferevent_incref(bev);
-    if (n > 0) {
-        evbuffer_unfreeze(bev->input, 0);
-        if (evbuffer_add(bev->input, pb->scratch, (size_t)n) < 0)
-            error = ENOMEM;
-        else if ((size_t)n == SCRATCH)
-            error = top_up(bev->input, fd, room - SCRATCH);
-        evbuffer_freeze(bev->input, 0);
+    evbuffer_unfreeze(bev->input, 0);
+    n = read_in(pv, bev->input, fd, room, &total);
+    error = n < 0 && !is_retriable(errno) && errno != ECONNREFUSED ? errno : 0;
+    evbuffer_freeze(bev->input, 0);
+    if (total > 0) {
         bufferevent_trigger(bev, EV_READ, 0);
+        /* An error is told once, to the read that meets it. An end is told again. */
         if (error && pv->bev == bev)
             failed(bev, EV_READ, BEV_EVENT_ERROR, error, BEV_TRIG_DEFER_CALLBACKS);
-    } else {
-        failed(bev, EV_READ, n == 0 ? BEV_EVENT_EOF : BEV_EVENT_ERROR, errno, 0);
+    } else if (n == 0 || error) {
+        failed(bev, EV_READ, n == 0 ? BEV_EVENT_EOF : BEV_EVENT_ERROR, error, 0);
     }
     bufferevent_decref(bev);
 }
@@ -267,9 +291,28 @@ static int post(struct pyle_bev *pv, struct bufferevent *bev, const void *data, 
     return 1;
 }
 
+/* Much goes out as it is: it would fill the socket, and a buffer would only be a copy. */
+static size_t write_directly(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n)
+{
+    ssize_t written;
+
+    if (n <= MOST_POSTED || pv->posted || pv->unsent || evbuffer_get_length(bev->output) > 0 ||
+        bev->writecb || (pv->output && pv->output->cb) || !may_wait(pv, bev))
+        return 0;
+    written = write(event_get_fd(&bev->ev_write), data, n < MOST_WRITTEN ? n : MOST_WRITTEN);
+    if (written < 0 && !is_retriable(errno))
+        failed(bev, EV_WRITE, BEV_EVENT_ERROR, errno, BEV_TRIG_DEFER_CALLBACKS);
+    return written > 0 ? (size_t)written : 0;
+}
+
 int pyle_bev_put(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n)
 {
-    return post(pv, bev, data, n) ? 0 : add(pv, bev, data, n);
+    size_t written;
+
+    if (post(pv, bev, data, n))
+        return 0;
+    written = write_directly(pv, bev, data, n);
+    return written == n ? 0 : add(pv, bev, (const char *)data + written, n - written);
 }
 
 /* The same answers as write_out(). */

@@ -189,6 +189,7 @@ struct pyle_bev {
     short capped;              /* the user has set how much to read or write at a time */
     signed char masked;                /* EV_WRITE is not in bev->enabled, but in the user's eyes */
     signed char unsent;                /* on pb->unsent */
+    signed char bulk;          /* the last read was a large one */
     size_t posted;             /* so many bytes of its output are in pb->outbox */
     struct pyle_bev *next_unsent;
 };
