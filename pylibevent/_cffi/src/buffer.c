@@ -354,9 +354,16 @@ struct evbuffer *pyle_buf_expose(struct pyle_buf *b)
 ssize_t pyle_buf_length(struct pyle_buf *b)
 {
     struct pyle_call c;
-    ssize_t rc = pyle_buf_enter(&c, b, 0);
+    struct pyle_bev *pv = b->is_input ? NULL : b->owner;
+    size_t posted = pv ? pv->posted : 0; /* which may stay where it is */
+    ssize_t rc;
 
-    return rc < 0 ? rc : pyle_buf_leave(&c, (ssize_t)evbuffer_get_length(b->buf));
+    if (posted)
+        pv->posted = 0;
+    rc = pyle_buf_enter(&c, b, 0);
+    if (posted)
+        pv->posted = posted;
+    return rc < 0 ? rc : pyle_buf_leave(&c, (ssize_t)(evbuffer_get_length(b->buf) + posted));
 }
 
 ssize_t pyle_buf_contiguous(struct pyle_buf *b)
