@@ -44,7 +44,7 @@ ChangeCallback = Callable[..., object]
 
 # Memory that C copies bytes to for Python to take. A call pops a block and gives it back, so a
 # signal handler or finalizer that comes in between takes another one.
-_BLOCK = 65536
+_BLOCK = 131072
 _new_block = ffi.new_allocator(should_clear_after_alloc=False)
 _blocks: list[Any] = [_new_block("char[]", _BLOCK)]
 _unpack = ffi.unpack
@@ -769,7 +769,10 @@ def _ptr(buffer: EvBuffer) -> Any:
 
 
 def _split_by(end: bytes) -> tuple[Callable[[bytes], list[bytes]], int]:
-    return operator.methodcaller("split", end), len(end)
+    def split(raw: bytes) -> list[bytes]:
+        return raw.split(end) if end in raw else [raw]  # split() is slow where there is none
+
+    return split, len(end)
 
 
 def _split_crlf(raw: bytes) -> list[bytes]:
