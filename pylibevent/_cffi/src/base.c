@@ -36,9 +36,10 @@ void pyle_before_fork(void)
 {
     struct pyle_base *pb;
 
-    if (pyle_here)
-        pyle_arm_unsent(pyle_here);
     pthread_mutex_lock(&all_lock);
+    for (pb = all; pb; pb = pb->next)
+        if (pb->runner == PYLE_ME)
+            pyle_arm_unsent(pb);
     for (pb = all; pb; pb = pb->next)
         pthread_mutex_lock(&pb->lock);
     pyle_signal_lock(1);

@@ -233,7 +233,8 @@ static int may_enter(struct pyle_buf *b, int changes)
     return 0;
 }
 
-int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes)
+/* settles: what is in the outbox gets into the output first. */
+static int enter(struct pyle_call *c, struct pyle_buf *b, int changes, int settles)
 {
     struct pyle_bev *pv = b->kept;
     int rc = 0;
@@ -247,7 +248,7 @@ int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes)
         rc = pyle_bev_begin(pv, &c->use);
         if (rc < 0)
             return rc;
-        if (pv->posted && !b->is_input)
+        if (settles && pv->posted && !b->is_input)
             pyle_bev_unpost(pv);
         c->pv = pv;
         c->locked = pv->options & BEV_OPT_THREADSAFE;
@@ -278,6 +279,11 @@ int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes)
     c->sync = pyle_sync_enter();
     errno = 0;
     return 0;
+}
+
+int pyle_buf_enter(struct pyle_call *c, struct pyle_buf *b, int changes)
+{
+    return enter(c, b, changes, 1);
 }
 
 ssize_t pyle_buf_leave(struct pyle_call *c, ssize_t rc)
@@ -346,6 +352,7 @@ struct evbuffer *pyle_buf_ptr(struct pyle_buf *b)
 struct evbuffer *pyle_buf_expose(struct pyle_buf *b)
 {
     b->exposed = 1;
+    b->dry = 0;
     if (b->owner)
         pyle_bev_expose(b->owner);
     return pyle_buf_ptr(b);
@@ -354,15 +361,9 @@ struct evbuffer *pyle_buf_expose(struct pyle_buf *b)
 ssize_t pyle_buf_length(struct pyle_buf *b)
 {
     struct pyle_call c;
-    struct pyle_bev *pv = b->is_input ? NULL : b->owner;
-    size_t posted = pv ? pv->posted : 0; /* which may stay where it is */
-    ssize_t rc;
+    ssize_t rc = enter(&c, b, 0, 0);
+    size_t posted = rc == 0 && c.pv && !b->is_input ? c.pv->posted : 0;
 
-    if (posted)
-        pv->posted = 0;
-    rc = pyle_buf_enter(&c, b, 0);
-    if (posted)
-        pv->posted = posted;
     return rc < 0 ? rc : pyle_buf_leave(&c, (ssize_t)(evbuffer_get_length(b->buf) + posted));
 }
 
@@ -505,7 +506,8 @@ static ssize_t find_line(struct evbuffer *buf, int eol, ssize_t max_length, size
 static int may_be_dry(struct pyle_buf *b)
 {
     return !b->exposed && !b->borrowed && !b->locking && !b->cb && b->buf &&
-           (b->owner ? b->is_input && b->owner->is_socket && !b->owner->plain && !b->owner->borrowed
+           (b->owner ? b->is_input && b->owner->is_socket && !b->owner->plain &&
+                           pyle_bev_behind(b->owner->bev) == b->owner
                      : !b->closing);
 }
 

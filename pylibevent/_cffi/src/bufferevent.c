@@ -148,6 +148,13 @@ void pyle_bev_end(struct pyle_bev *pv, struct pyle_use *u)
     pthread_mutex_unlock(&pb->lock);
 }
 
+/* Whoever reads into it from now on may not tell. */
+static void not_dry(struct pyle_bev *pv)
+{
+    if (pv->input)
+        pv->input->dry = 0;
+}
+
 /* ---- what the user enabled, and what we hold back ---- */
 
 static int viewed(struct pyle_buf *b)
@@ -534,7 +541,7 @@ static enum bufferevent_filter_result run_filter(struct pyle_bev *pv, short io, 
                                                  struct evbuffer *dst, ssize_t limit, int mode)
 {
     struct pyle_bev *under = pv->under;
-    size_t src_before = evbuffer_get_length(src), dst_before = evbuffer_get_length(dst);
+    size_t src_before, dst_before;
     enum bufferevent_filter_result result;
 
     if (!pv->bev || pv->pb->closed || pyle_exiting)
@@ -543,6 +550,11 @@ static enum bufferevent_filter_result run_filter(struct pyle_bev *pv, short io, 
         return filter_failed(pv, io);
     if (stalls(pv, io))
         return BEV_NEED_MORE;
+    if (under->posted)
+        pyle_bev_unpost(under);
+    src_before = evbuffer_get_length(src);
+    dst_before = evbuffer_get_length(dst);
+    pyle_before(); /* what it puts into dst stays there for now */
     __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
     result = pv->filters & io ? ask_python(pv, io, limit, mode) : move_all(src, dst, limit);
     if (io == EV_READ && (under->stuck || under->stalled))
@@ -556,6 +568,7 @@ static enum bufferevent_filter_result run_filter(struct pyle_bev *pv, short io, 
         result = BEV_NEED_MORE; /* it would be called for ever */
     if (result == BEV_NEED_MORE)
         stalls(pv, io);
+    pyle_leave();
     pyle_bev_unref(pv);
     return result;
 }
@@ -660,6 +673,7 @@ static int filter_on(struct pyle_bev *pv, struct pyle_bev *under, struct buffere
     pv->under = under;
     __atomic_add_fetch(&under->refs, 1, __ATOMIC_RELAXED);
     under->over = pv;
+    not_dry(under);
     under->held = under->refused = under->missed = under->forced = 0;
     under->stuck = 0;
     bufferevent_getcb(bev, &pv->base_read, &pv->base_write, &pv->base_event, &pv->base_arg);
@@ -734,7 +748,7 @@ int pyle_bev_borrow(struct pyle_bev *pv, struct bufferevent *bev)
         return rc;
     bufferevent_incref(bev);
     pv->bev = bev;
-    pv->borrowed = 1;
+    pv->borrowed = pv->plain = 1;
     pv->is_socket = !bufferevent_get_underlying(bev) && !bufferevent_pair_get_partner(bev);
     pyle_leave_base(pv->pb);
     return 0;
@@ -837,6 +851,7 @@ int pyle_bev_finish(struct pyle_bev *pv)
     bev = u.bev;
     sync = pyle_sync_enter();
     bufferevent_lock(bev);
+    not_dry(pv);
     pyle_buf_uncall(pv->input);
     pyle_buf_uncall(pv->output);
     if (pv->borrowed) {
@@ -885,9 +900,16 @@ struct bufferevent *pyle_bev_ptr(struct pyle_bev *pv)
 /* It is handed out, and who knows what is done to it: no more short ways. */
 struct bufferevent *pyle_bev_expose(struct pyle_bev *pv)
 {
-    pv->plain = 1;
-    if (pv->posted && pyle_here == pv->pb)
-        pyle_bev_unpost(pv);
+    struct pyle_bev *each;
+
+    for (each = pv; each; each = each->under) {
+        each->plain = 1;
+        not_dry(each);
+        if (each->posted && !pyle_elsewhere(each->pb))
+            pyle_bev_unpost(each);
+        if (each->masked && !pyle_elsewhere(each->pb))
+            pyle_bev_add_end(each, each->bev);
+    }
     return pyle_bev_ptr(pv);
 }
 
@@ -933,6 +955,7 @@ int pyle_bev_setcb(struct pyle_bev *pv, int read, int write, int event)
     if (pv->bev && pv->over)
         return PYLE_FILTERED;
     pv->has_callbacks = 1;
+    not_dry(pv);
     CALL(pv, (bufferevent_setcb(bev, read ? on_read : NULL, write || pv->under ? on_write : NULL,
                                 event ? on_bev_event : NULL, pv), 0));
 }

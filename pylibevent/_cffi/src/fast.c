@@ -96,19 +96,24 @@ static ssize_t read_much(struct evbuffer *input, int fd, size_t most)
     return n;
 }
 
-/* Until there is no more, up to a bound. What the last read said; *total: what came before. */
-static ssize_t read_in(struct pyle_bev *pv, struct evbuffer *input, int fd, size_t room, size_t *total)
+/* Until there is no more, up to a bound. What the last read said; *total: what came before. A
+ * callback of the input's may end it (closing, too: pv may be gone then). */
+static ssize_t read_in(struct pyle_bev *pv, struct bufferevent *bev, size_t room, size_t *total)
 {
     ssize_t n;
     size_t most;
+    int fd;
 
     do {
+        fd = event_get_fd(&bev->ev_read);
         most = room < SCRATCH ? room : SCRATCH;
-        n = pv->bulk ? read_much(input, fd, most) : read_some(pv->pb, input, fd, most);
+        n = pv->bulk ? read_much(bev->input, fd, most) : read_some(pv->pb, bev->input, fd, most);
         if (n < 0)
             return n;
         *total += (size_t)n;
         room -= (size_t)n;
+        if (!(bev->enabled & EV_READ))
+            return n;
         pv->bulk = *total >= SCRATCH / 2;
     } while ((size_t)n == SCRATCH && room > 0);
     return n;
@@ -140,13 +145,13 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
     }
     bufferevent_incref(bev);
     evbuffer_unfreeze(bev->input, 0);
-    n = read_in(pv, bev->input, fd, room, &total);
+    n = read_in(pv, bev, room, &total);
     error = n < 0 && !is_retriable(errno) && errno != ECONNREFUSED ? errno : 0;
     evbuffer_freeze(bev->input, 0);
     if (total > 0) {
         bufferevent_trigger(bev, EV_READ, 0);
         /* An error is told once, to the read that meets it. An end is told again. */
-        if (error && pv->bev == bev)
+        if (error) /* nobody is told if it is closed, and pv may be gone */
             failed(bev, EV_READ, BEV_EVENT_ERROR, error, BEV_TRIG_DEFER_CALLBACKS);
     } else if (n == 0 || error) {
         failed(bev, EV_READ, n == 0 ? BEV_EVENT_EOF : BEV_EVENT_ERROR, error, 0);
@@ -161,17 +166,18 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
 static int write_out(struct bufferevent *bev, int options)
 {
     struct evbuffer *output = bev->output;
-    int fd = bufferevent_getfd(bev), error;
     ssize_t n, written = 0;
+    int error;
 
     do {
         evbuffer_unfreeze(output, 1);
-        n = evbuffer_write_atmost(output, fd, MOST_WRITTEN - written);
+        n = evbuffer_write_atmost(output, event_get_fd(&bev->ev_write), MOST_WRITTEN - written);
         error = errno;
         evbuffer_freeze(output, 1);
         if (n > 0)
             written += n;
-    } while (n > 0 && written < MOST_WRITTEN && evbuffer_get_length(output) > 0);
+    } while (n > 0 && written < MOST_WRITTEN && evbuffer_get_length(output) > 0 &&
+             (bev->enabled & EV_WRITE)); /* a callback of the output's may have ended it */
     if (n > 0 || (n < 0 && is_retriable(error)))
         return written > 0;
     failed(bev, EV_WRITE, n == 0 ? BEV_EVENT_EOF : BEV_EVENT_ERROR, error, options);
@@ -184,11 +190,13 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
     struct pyle_bev *pv = pyle_bev_behind(bev);
     struct sockaddr_storage peer;
     socklen_t length = sizeof(peer);
+    int connecting = pv && pv->connecting;
 
     if (!pv || !(what & EV_WRITE) || !short_way(pv, bev, EV_WRITE) ||
         evbuffer_get_length(bev->output) == 0) {
         libevent_writes(fd, what, arg);
-        if (pv && pv->connecting && getpeername(fd, (struct sockaddr *)&peer, &length) == 0)
+        if (connecting && (pv = pyle_bev_behind(bev)) != NULL &&
+            getpeername(bufferevent_getfd(bev), (struct sockaddr *)&peer, &length) == 0)
             pv->connecting = 0;
         return;
     }
@@ -206,7 +214,7 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
 /* It may wait until the callback that runs is over: libevent would arm EV_WRITE for it now. */
 static int may_wait(struct pyle_bev *pv, struct bufferevent *bev)
 {
-    return pyle_here == pv->pb && pyle_depth > 0 && (bev->enabled & EV_WRITE) &&
+    return pyle_here == pv->pb && pyle_depth > 0 && !pv->pb->sending && (bev->enabled & EV_WRITE) &&
            short_way(pv, bev, EV_WRITE) && !IS_ARMED(&bev->ev_write) &&
            event_get_fd(&bev->ev_write) >= 0;
 }
@@ -274,7 +282,7 @@ static int post(struct pyle_bev *pv, struct bufferevent *bev, const void *data, 
     struct pyle_base *pb = pv->pb;
 
     if (pv->posted == 0) {
-        if (n > MOST_POSTED || !may_wait(pv, bev) || pv->unsent ||
+        if (n == 0 || n > MOST_POSTED || !may_wait(pv, bev) || pv->unsent ||
             evbuffer_get_length(bev->output) > 0 || (pv->output && pv->output->cb) ||
             (!pb->outbox && !(pb->outbox = malloc(OUTBOX))))
             return 0;
@@ -357,7 +365,7 @@ static void send_now(struct pyle_bev *pv, struct bufferevent *bev)
     } else {
         rc = 0;
     }
-    if (rc >= 0 && evbuffer_get_length(bev->output) > 0)
+    if (rc >= 0 && (bev->enabled & EV_WRITE) && evbuffer_get_length(bev->output) > 0)
         bufferevent_enable(bev, EV_WRITE);
     if (rc > 0)
         pyle_bev_written(pv, bev);

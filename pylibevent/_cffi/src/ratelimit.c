@@ -378,6 +378,8 @@ static int start(struct pyle_bev *pv, struct pyle_use *u, int sets)
     rc = pyle_bev_begin(pv, u);
     if (rc < 0)
         return rc;
+    if (sets && pv->posted) /* it counts */
+        pyle_bev_unpost(pv);
     bufferevent_lock(u->bev);
     if (pv->bev == u->bev)
         return 0;
