@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import operator
 import os
 import signal as _signal
 import sys
@@ -21,6 +22,7 @@ from ._args import (
     fileno,
     function,
     integer,
+    only,
     pointer,
     seconds,
 )
@@ -61,6 +63,7 @@ _event_init = lib.pyle_event_init
 _event_add = lib.pyle_event_add
 _next_token = cb.next_token
 _LOOP_FLAGS = sum(LoopFlags)
+_COUNT_FLAGS = sum(CountFlags)
 
 
 def version() -> str:
@@ -99,9 +102,10 @@ def enable_debug_logging(which: int = lib.EVENT_DBG_ALL) -> None:
     What libevent logs goes to `logging.getLogger("libevent")`. If it meets an error that it does
     not survive, it writes the text to stderr and aborts: nothing of Python runs then.
     """
-    if not 0 <= which <= 0xFFFFFFFF:
+    number = operator.index(which)
+    if not 0 <= number <= 0xFFFFFFFF:
         raise ValueError(f"which must be from 0 to 0xffffffff, not {which!r}")
-    lib.event_enable_debug_logging(which)
+    lib.event_enable_debug_logging(number)
 
 
 class EventConfig(Handle):
@@ -154,15 +158,16 @@ class EventConfig(Handle):
         """Leaves a backend out, "epoll" for one (event_config_avoid_method)."""
         if not isinstance(method, str):
             raise TypeError(f"method must be a str, not {type(method).__name__}")
+        if "\0" in method:
+            raise ValueError(f"NUL in a method: {method!r}")
         if lib.event_config_avoid_method(self.ptr, method.encode()) < 0:
             raise MemoryError("event_config_avoid_method")
         self._avoided.add(method)
 
     def require_features(self, features: int) -> None:
         """Asks for a backend with all of these EV_FEATURE_* (event_config_require_features)."""
-        if not 0 <= integer(features, "features") <= sum(MethodFeatures):
-            raise ValueError(f"unknown features: {features!r}")
-        if lib.event_config_require_features(self.ptr, features) < 0:
+        number = only(sum(MethodFeatures), features, "features")
+        if lib.event_config_require_features(self.ptr, number) < 0:
             raise LibeventError("event_config_require_features: failed")
 
     def set_flag(self, flag: int) -> None:
@@ -171,8 +176,7 @@ class EventConfig(Handle):
         With EVENT_BASE_FLAG_NOLOCK a base belongs to one thread: while its loop runs, a call from
         another one raises RuntimeError.
         """
-        if not 0 <= integer(flag) <= sum(BaseFlags):
-            raise ValueError(f"unknown flags: {flag!r}")
+        flag = only(sum(BaseFlags), flag)
         if lib.event_config_set_flag(self.ptr, flag) < 0:
             raise LibeventError("event_config_set_flag: failed")
         if flag & lib.EVENT_BASE_FLAG_NOLOCK:
@@ -371,8 +375,7 @@ class EventBase(Handle):
 
     def loop(self, flags: int = 0) -> int:
         """Runs the loop as `dispatch()`, with EVLOOP_* flags (event_base_loop)."""
-        if integer(flags) & ~_LOOP_FLAGS:
-            raise ValueError(f"unknown flags: {flags:#x}")
+        flags = only(_LOOP_FLAGS, flags)
         if stash.exceptions and lib.pyle_outermost():  # of a call that was interrupted
             self._keep(len(stash.exceptions))
         if not self._later:
@@ -483,7 +486,7 @@ class EventBase(Handle):
 
     def num_events(self, flags: int = CountFlags.EVENT_BASE_COUNT_ADDED) -> int:
         """How many events are added, active, virtual (event_base_get_num_events)."""
-        rc = lib.pyle_base_num_events(self._ptr, _count_flags(flags))
+        rc = lib.pyle_base_num_events(self._ptr, only(_COUNT_FLAGS, flags))
         return self._check(rc, "event_base_get_num_events")
 
     def max_events(
@@ -491,7 +494,7 @@ class EventBase(Handle):
     ) -> int:
         """The most that `num_events` has been; `clear` starts again
         (event_base_get_max_events)."""
-        rc = lib.pyle_base_max_events(self._ptr, _count_flags(flags), clear)
+        rc = lib.pyle_base_max_events(self._ptr, only(_COUNT_FLAGS, flags), bool(clear))
         return self._check(rc, "event_base_get_max_events")
 
     def gettimeofday_cached(self) -> float:
@@ -530,7 +533,8 @@ class EventBase(Handle):
 
     def active_by_signal(self, signum: int) -> None:
         """Makes the added events for a signal active (event_base_active_by_signal)."""
-        if not 0 < integer(signum, "signum") < _signal.NSIG:
+        signum = integer(signum, "signum")
+        if not 0 < signum < _signal.NSIG:
             raise ValueError(f"not a signal: {signum!r}")
         rc = lib.pyle_base_active_by_signal(self._ptr, signum)
         self._check(rc, "event_base_active_by_signal")
@@ -552,6 +556,7 @@ class EventBase(Handle):
 
         What is shown is the state at the call: the callback may do with the base what it likes.
         """
+        function(callback)
         room = 64
         while True:
             found = ffi.new("struct pyle_event_info[]", room)
@@ -581,12 +586,14 @@ class EventBase(Handle):
     def dump_events(self, file: TextIO | None = None) -> None:
         """Writes a line for each event to a text file, None: sys.stderr
         (event_base_dump_events)."""
+        out = sys.stderr if file is None else file
+        write = function(getattr(out, "write", None), "file.write")
         length, rc = ffi.new("size_t *"), ffi.new("int *")
         memory = lib.pyle_base_dump(self._ptr, length, rc)
         if not memory:
             self._check(rc[0], "event_base_dump_events")
         text = ffi.unpack(ffi.gc(memory, lib.free), length[0])
-        (sys.stderr if file is None else file).write(text.decode())
+        write(text.decode())
 
     def once(
         self,
@@ -601,7 +608,8 @@ class EventBase(Handle):
 
         From any thread: the way to have the loop's thread do something.
         """
-        if integer(what, "what") & (EV_SIGNAL | EV_PERSIST):
+        what = integer(what, "what")
+        if what & (EV_SIGNAL | EV_PERSIST):
             raise ValueError("once: neither EV_SIGNAL nor EV_PERSIST")
         event = Event(self, fd, what, callback, *args)
         if what == EV_TIMEOUT and seconds(timeout) <= 0:
@@ -901,12 +909,6 @@ class Signal(Event):
 
 def _nothing(*_args: Any) -> None:
     """The callback of a closed event; how to free what belongs to C."""
-
-
-def _count_flags(flags: int) -> int:
-    if not 0 <= integer(flags) <= sum(CountFlags):
-        raise ValueError(f"unknown flags: {flags:#x}")
-    return flags
 
 
 def _in_main_thread() -> bool:

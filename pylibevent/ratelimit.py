@@ -171,7 +171,8 @@ class RateLimitGroup(Handle):
     def set_min_share(self, n: int) -> None:
         """Sets the bytes that a member may move, however many share: 64 at first, and never more
         than a rate (bufferevent_rate_limit_group_set_min_share). At least 1."""
-        if not 1 <= operator.index(n) <= _MOST:
+        n = operator.index(n)
+        if not 1 <= n <= _MOST:
             raise ValueError(f"min_share must be from 1 to EV_RATE_LIMIT_MAX, not {n!r}")
         rc = lib.pyle_group_set_min_share(self._ptr, n)
         self._check(rc, "bufferevent_rate_limit_group_set_min_share")
@@ -220,15 +221,17 @@ class RateLimitGroup(Handle):
 def _rate(value: int | None) -> int:
     if value is None:
         return _MOST
-    if not 1 <= operator.index(value) <= _MOST:
+    number = operator.index(value)
+    if not 1 <= number <= _MOST:
         raise ValueError(f"rates and bursts are from 1 to EV_RATE_LIMIT_MAX bytes, not {value!r}")
-    return value
+    return number
 
 
 def _amount(n: int) -> int:
-    if not -_MOST <= operator.index(n) <= _MOST:
+    number = operator.index(n)
+    if not -_MOST <= number <= _MOST:
         raise ValueError(f"out of range: {n!r}")
-    return n
+    return number
 
 
 def _config(cfg: TokenBucketConfig) -> Any:
