@@ -172,7 +172,8 @@ int pyle_bev_pair(struct pyle_bev *, struct pyle_bev *, int options);
 int pyle_bev_filter(struct pyle_bev *, struct pyle_bev *under, int filters, int options);
 int pyle_bev_borrow(struct pyle_bev *, struct bufferevent *);
 int pyle_bev_close(struct pyle_bev *, int by_base);
-int pyle_bev_finish(struct pyle_bev *);                        /* 1: nothing to wait for, close it */
+/* timeout: for writing, -1: as it is. 1: nothing to wait for, close it */
+int pyle_bev_finish(struct pyle_bev *, double timeout);
 struct bufferevent *pyle_bev_ptr(struct pyle_bev *);
 struct bufferevent *pyle_bev_expose(struct pyle_bev *);        /* the same, for the user */
 struct pyle_buf *pyle_bev_buffer(struct pyle_bev *, int input); /* its own; NULL: closed, or no memory */
