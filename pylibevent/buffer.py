@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import _callbacks as cb
 from ._args import MAX_SIZE, FileDescriptor, data, fileno, function, integer, only, pointer, size
-from ._handle import Handle
+from ._handle import Handle, behind, expose
 from ._libevent import ffi, lib
 from .constants import (
     EVBUF_FS_DISABLE_MMAP,
@@ -156,6 +156,7 @@ class FileSegment(Handle):
         self._take(ffi.NULL)
         rc = lib.pyle_segment_open(self._ptr, os.dup(fileno(file)), first, count, how)
         self._check(rc, "evbuffer_file_segment_new")
+        expose(lib.pyle_segment_ptr(self._ptr), self)
 
     def _take(self, ptr: Any) -> None:
         struct = lib.pyle_segment_new(ptr)
@@ -166,9 +167,16 @@ class FileSegment(Handle):
 
     @classmethod
     def from_ptr(cls, ptr: Any) -> FileSegment:
-        """One that a C library has made and frees, not before this one is closed. It can be added
-        only as a whole, and its cleanup callback stays the library's."""
+        """The FileSegment of a struct evbuffer_file_segment *: the one that it belongs to, or a
+        new one that borrows it from a C library.
+
+        The library frees a borrowed one, not before this one is closed. It can be added only as a
+        whole, and its cleanup callback stays the library's.
+        """
         found = pointer(ptr, "evbuffer_file_segment")
+        owner = behind(found)
+        if isinstance(owner, FileSegment) and lib.pyle_segment_ptr(owner._ptr) == found:
+            return owner
         segment = cls.__new__(cls)
         segment._take(found)
         return segment
@@ -253,23 +261,37 @@ class EvBuffer(Handle):
 
     @classmethod
     def from_ptr(cls, ptr: Any) -> EvBuffer:
-        """One that belongs to C code (struct evbuffer *): never freed here; close() forgets it.
+        """The EvBuffer of a struct evbuffer *: the one that it belongs to, `input` or `output` of a
+        bufferevent among them, or a new one that borrows it from C code.
 
-        That code must not free it before. What it changes while a memoryview is out, or in another
-        thread without a lock, is not noticed here. Files that it has added by sendfile must not be
-        read.
+        A borrowed one is never freed here; close() forgets it, and that code must not free it
+        before. What it changes while a memoryview is out, or in another thread without a lock, is
+        not noticed here. Files that it has added by sendfile must not be read. The buffers of a C
+        library's bufferevent are to be had from `BufferEvent.from_ptr`, which knows when they end.
         """
-        struct = lib.pyle_buf_borrow(pointer(ptr, "evbuffer"))
+        found = pointer(ptr, "evbuffer")
+        owner = behind(found)
+        for buffer in () if owner is None else owner._buffers():
+            if lib.pyle_buf_ptr(buffer._ptr) == found:
+                return buffer
+        struct = lib.pyle_buf_borrow(found)
         if not struct:
             raise MemoryError("evbuffer")
-        return cls._of(struct)
+        self = cls._of(struct)
+        expose(found, self)
+        return self
+
+    def _buffers(self) -> tuple[EvBuffer, ...]:
+        return (self,)
 
     # ---- life ----
 
     @property
     def ptr(self) -> CData:
         """The struct evbuffer *, for ffi/lib and other C code; it stays ours to free."""
-        return lib.pyle_buf_expose(self._ptr) or fail(CLOSED, "evbuffer")
+        ptr: CData = lib.pyle_buf_expose(self._ptr) or fail(CLOSED, "evbuffer")
+        expose(ptr, self)
+        return ptr
 
     @property
     def closed(self) -> bool:

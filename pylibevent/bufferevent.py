@@ -23,7 +23,7 @@ from ._args import (
     size,
     sockaddr,
 )
-from ._handle import Handle
+from ._handle import Handle, behind, expose
 from ._libevent import ffi, lib
 from .buffer import Bytes, EvBuffer, _ptr
 from .constants import (
@@ -227,6 +227,7 @@ class BufferEvent(Handle):
         if rc < 0:
             base._table.pop(self._token, None)
             self._check(rc, "bufferevent_incref")
+        self._expose(found)
         return self
 
     # ---- life ----
@@ -234,7 +235,23 @@ class BufferEvent(Handle):
     @property
     def ptr(self) -> CData:
         """The struct bufferevent *, for ffi/lib and other C code; it stays ours to free."""
-        return lib.pyle_bev_expose(self._ptr) or fail(CLOSED, "bufferevent")
+        ptr: CData = lib.pyle_bev_expose(self._ptr) or fail(CLOSED, "bufferevent")
+        self._expose(ptr)
+        return ptr
+
+    def _expose(self, ptr: CData) -> None:
+        """From one of them C code gets at others, and at the buffers of each."""
+        if behind(ptr) is self:
+            return
+        expose(ptr, self)
+        expose(lib.bufferevent_get_input(ptr), self)
+        expose(lib.bufferevent_get_output(ptr), self)
+        for other in (self.partner, self.underlying):
+            if other is not None and (found := lib.pyle_bev_ptr(other._ptr)):
+                other._expose(found)
+
+    def _buffers(self) -> tuple[EvBuffer, ...]:
+        return () if self.closed else (self.input, self.output)
 
     @property
     def closed(self) -> bool:

@@ -11,7 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from . import _callbacks as cb
 from ._args import (
@@ -26,7 +26,7 @@ from ._args import (
     pointer,
     seconds,
 )
-from ._handle import Handle
+from ._handle import Handle, behind, expose
 from ._libevent import ffi, lib
 from .constants import (
     EV_PERSIST,
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from ._args import Args, Variadic
     from ._libevent import CData
 
-E = TypeVar("E", bound="Event")
 ExceptionHandler = Callable[[Exception, Any], object]
 
 _EVENT_TYPE = ffi.typeof("struct pyle_event *")
@@ -123,13 +122,19 @@ class EventConfig(Handle):
         if not config:
             raise MemoryError("event_config_new")
         self._start(config, lib.event_config_free)
+        expose(config, self)
 
     @classmethod
     def from_ptr(cls, ptr: CData | int) -> EventConfig:
-        """The struct event_config * of a C library, which stays C's to free. If C has set
-        EVENT_BASE_FLAG_NOLOCK in it, set it here as well: nobody else tells."""
+        """The EventConfig of a struct event_config *: the one that it belongs to, or a new one
+        that borrows it from a C library, which frees it. If C has set EVENT_BASE_FLAG_NOLOCK in
+        it, set it here as well: nobody else tells."""
+        found = pointer(ptr, "event_config")
+        owner = behind(found)
+        if isinstance(owner, EventConfig) and owner._ptr == found:
+            return owner
         self = cls.__new__(cls)
-        self._start(pointer(ptr, "event_config"), _nothing)
+        self._start(found, _nothing)
         return self
 
     def _start(self, config: Any, release: Callable[[Any], object]) -> None:
@@ -659,16 +664,23 @@ class Event(Handle):
             fail(rc, "event_new")
 
     @classmethod
-    def from_ptr(cls: type[E], ptr: CData | int) -> E:
-        """The Event of a struct event * that a C library owns and has assigned to a base.
+    def from_ptr(cls, ptr: CData | int) -> Event:
+        """The Event of a struct event *: the one that it belongs to, or a new one that borrows
+        what a C library owns and has assigned to a base.
 
-        Its callback stays C's, and so does the memory: do not use this after C has freed it.
-        `close()` only lets go of it.
+        The callback of a borrowed one stays C's, and so does the memory: do not use this after C
+        has freed it. `close()` only lets go of it.
         """
         event = pointer(ptr, "event")
         base = lib.event_get_base(event)
         if not base:
             raise ValueError("the struct event has no base yet")
+        token = lib.pyle_event_owner(event)
+        if token >= 0:  # where it is pending its base is open
+            owner = EventBase.from_ptr(base)._table.get(token) if token else behind(event)
+            if isinstance(owner, Event) and lib.pyle_event_ptr(owner._ptr) == event:
+                return owner
+            fail(CLOSED, "event")
         self = cls.__new__(cls)
         self._base = EventBase.from_ptr(base)
         self._table = self._base._table
@@ -791,9 +803,8 @@ class Event(Handle):
     @property
     def ptr(self) -> CData:
         """The struct event *, for ffi/lib and other C code; the memory is this object's."""
-        ptr = lib.pyle_event_ptr(self._ptr)
-        if not ptr:
-            fail(CLOSED, "event")
+        ptr: CData = lib.pyle_event_ptr(self._ptr) or fail(CLOSED, "event")
+        expose(ptr, self)
         return ptr
 
     @property
