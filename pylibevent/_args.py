@@ -37,17 +37,27 @@ MAX_SIZE = (1 << 63) - 1
 NEVER = -1.0
 
 
+# What is checked is what C gets: a plain int or float. A subclass may compare as it likes, cffi
+# asks __int__ where the check asked __index__; operator.index() makes a plain int of a subclass's.
+
+
+def real(value: int | float, name: str = "seconds") -> int | float:
+    """A plain int or float."""
+    if isinstance(value, float):
+        return float.__pos__(value)
+    if isinstance(value, int):
+        return operator.index(value)
+    raise TypeError(f"{name} must be int, float or timedelta, not {type(value).__name__}")
+
+
 def seconds(value: Seconds | None) -> float:
     """Seconds as a float for C; -1 for None."""
     if value is None:
         return NEVER
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    elif not isinstance(value, (int, float)):
-        raise TypeError(f"seconds must be int, float or timedelta, not {type(value).__name__}")
-    if not 0 <= value <= MAX_SECONDS:
+    number = timedelta.total_seconds(value) if isinstance(value, timedelta) else real(value)
+    if not 0 <= number <= MAX_SECONDS:
         raise ValueError(f"seconds must be from 0 to {MAX_SECONDS:g}, not {value!r}")
-    return float(value)
+    return float(number)
 
 
 def integer(value: int, name: str = "flags") -> int:
@@ -58,17 +68,26 @@ def integer(value: int, name: str = "flags") -> int:
     return number
 
 
-def size(n: int) -> int:
-    """A number of bytes for C."""
-    if not 0 <= operator.index(n) <= MAX_SIZE:
+def size(n: int, least: int = 0) -> int:
+    """A number of bytes for C; with -1 for the least one, that too."""
+    number = operator.index(n)
+    if not least <= number <= MAX_SIZE:
         raise ValueError(f"not a number of bytes: {n!r}")
-    return n
+    return number
+
+
+def only(allowed: int, value: int, name: str = "flags") -> int:
+    """Flags for C: ValueError unless all of them are in `allowed`."""
+    number = integer(value, name)
+    if number & ~int(allowed):
+        raise ValueError(f"unknown {name}, or not allowed here: {value!r}")
+    return number
 
 
 def fileno(file: FileDescriptor) -> int:
     """The descriptor of an int or of anything with fileno()."""
     if isinstance(file, int):
-        fd = int(file)
+        fd = operator.index(file)
     else:
         try:
             method = file.fileno
@@ -102,7 +121,7 @@ def sockaddr(address: Address, family: int | None = None, passive: bool = False)
     """
     out = ffi.new("char[128]")
     if isinstance(address, (str, bytes)) or hasattr(address, "__fspath__"):
-        path = os.fsencode(address)
+        path = data(os.fsencode(address))
         length = lib.pyle_sockaddr_unix(out, path, len(path))
         if not length:
             raise ValueError(f"not an AF_UNIX path, or too long: {address!r}")
@@ -110,16 +129,17 @@ def sockaddr(address: Address, family: int | None = None, passive: bool = False)
     if not isinstance(address, tuple) or not 2 <= len(address) <= 4:
         raise TypeError(f"address must be (host, port) or a path, not {address!r}")
     host, port, *more = address
-    if not isinstance(port, int):
-        raise TypeError(f"port must be an int, not {type(port).__name__}")
-    if not 0 <= port <= 0xFFFF:
-        raise ValueError(f"port must be from 0 to 65535, not {port}")
+    limits = ("port", 0xFFFF), ("flowinfo", 0xFFFFF), ("scope", 0xFFFFFFFF)
+    port, *more = (
+        _number(value, *limit) for value, limit in zip((port, *more), limits, strict=False)
+    )
+    wanted = 0 if family is None else integer(family, "family")
     if host is None:
         host = ""
     if not isinstance(host, str):
         raise TypeError(f"host must be a str, not {type(host).__name__}")
-    flags = socket.AI_PASSIVE if passive else 0
-    found = socket.getaddrinfo(host or None, port, family or 0, socket.SOCK_STREAM, 0, flags)
+    how = socket.AI_PASSIVE if passive else 0
+    found = socket.getaddrinfo(host or None, port, wanted, socket.SOCK_STREAM, 0, how)
     found_family, _, _, _, where = found[0]
     flowinfo, scope = (*more, *where[2 + len(more) :], 0, 0)[:2]
     text = str(where[0]).partition("%")[0].encode()
@@ -127,6 +147,15 @@ def sockaddr(address: Address, family: int | None = None, passive: bool = False)
     if not length:
         raise ValueError(f"not an address: {address!r}")
     return out, length
+
+
+def _number(value: int, name: str, most: int) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    number = operator.index(value)
+    if not 0 <= number <= most:
+        raise ValueError(f"{name} must be from 0 to {most}, not {value!r}")
+    return number
 
 
 def pointer(ptr: Any, struct: str) -> Any:

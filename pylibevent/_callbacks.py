@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import logging
 import weakref
+from operator import index
 from socket import AF_INET, AF_INET6
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -240,16 +241,18 @@ def bev_filter(slot: int, token: int, output: int, limit: int, mode: int) -> int
         return DONE  # it was closed: as BEV_ERROR
     entered = True  # noqa: F841
     try:
-        under = source._underlying
+        joined = source._joined
+        under = joined.underlying
         if output:
-            result = source._output_filter(source.output, under.output, limit, _MODES[mode])
+            result = joined.output_filter(source.output, under.output, limit, _MODES[mode])
         else:
-            result = source._input_filter(under.input, source.input, limit, _MODES[mode])
-        if result not in _RESULTS:
+            result = joined.input_filter(under.input, source.input, limit, _MODES[mode])
+        number = -1 if type(result) is bool or not isinstance(result, int) else index(result)
+        if number not in _RESULTS:
             raise TypeError(f"a filter must return BEV_OK, BEV_NEED_MORE or BEV_ERROR: {result!r}")
     except BaseException as exception:
         return caught(exception, source)
-    return int(result + lib.PYLE_FILTER_RESULT)
+    return int(number + lib.PYLE_FILTER_RESULT)
 
 
 @callback

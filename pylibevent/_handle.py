@@ -5,11 +5,14 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from . import _callbacks as cb
 from ._libevent import ffi
 from .errors import CLOSED, LibeventError, fail
+
+if TYPE_CHECKING:
+    from .buffer import EvBuffer
 
 Self = TypeVar("Self", bound="Handle")
 
@@ -38,6 +41,22 @@ _references: set[_Reference] = set()
 def _gone(reference: _Reference, _references: set[_Reference] = _references) -> None:
     _references.discard(reference)
     reference.release(reference.ptr)
+
+
+# What C code may know by its address, for from_ptr. The memory may have another user by now: whoever
+# finds an object here asks it whether that is still its struct.
+_exposed: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDictionary()
+
+
+def expose(ptr: Any, handle: Handle) -> None:
+    address = int(ffi.cast("uintptr_t", ptr))
+    if _exposed.get(address) is not handle:
+        _exposed[address] = handle
+
+
+def behind(ptr: Any) -> Handle | None:
+    """What was exposed under this address last, if it is still there."""
+    return _exposed.get(int(ffi.cast("uintptr_t", ptr)))
 
 
 class Handle:
@@ -88,6 +107,10 @@ class Handle:
         _traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _buffers(self) -> tuple[EvBuffer, ...]:
+        """Those that go with it."""
+        return ()
 
     def _describe(self) -> str:
         return "open"

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import _callbacks as cb
-from ._args import MAX_SIZE, FileDescriptor, data, fileno, function, integer, pointer, size
-from ._handle import Handle
+from ._args import MAX_SIZE, FileDescriptor, data, fileno, function, integer, only, pointer, size
+from ._handle import Handle, behind, expose
 from ._libevent import ffi, lib
 from .constants import (
     EVBUF_FS_DISABLE_MMAP,
@@ -70,7 +70,7 @@ class BufferPosition:
         self.length = length
 
     def __index__(self) -> int:
-        return self.pos
+        return operator.index(self.pos)
 
     __int__ = __index__
 
@@ -113,12 +113,12 @@ class CallbackEntry:
 
     def set_flags(self, flags: int) -> None:
         """Has it called again: EVBUFFER_CB_ENABLED is the one flag (evbuffer_cb_set_flags)."""
-        if _only(flags, EVBUFFER_CB_ENABLED):
+        if only(EVBUFFER_CB_ENABLED, flags):
             self.enabled = True
 
     def clear_flags(self, flags: int) -> None:
         """Has it not called for a while (evbuffer_cb_clear_flags)."""
-        if _only(flags, EVBUFFER_CB_ENABLED):
+        if only(EVBUFFER_CB_ENABLED, flags):
             self.enabled = False
 
     def remove(self) -> None:
@@ -151,11 +151,12 @@ class FileSegment(Handle):
         are refused: close your own file; threads may share a segment.
         """
         self._first_init()
-        _only(flags, EVBUF_FS_DISABLE_SENDFILE | EVBUF_FS_DISABLE_MMAP)
-        first, count = size(offset), -1 if length == -1 else size(length)
+        how = only(EVBUF_FS_DISABLE_SENDFILE | EVBUF_FS_DISABLE_MMAP, flags)
+        first, count = size(offset), size(length, -1)
         self._take(ffi.NULL)
-        rc = lib.pyle_segment_open(self._ptr, os.dup(fileno(file)), first, count, flags)
+        rc = lib.pyle_segment_open(self._ptr, os.dup(fileno(file)), first, count, how)
         self._check(rc, "evbuffer_file_segment_new")
+        expose(lib.pyle_segment_ptr(self._ptr), self)
 
     def _take(self, ptr: Any) -> None:
         struct = lib.pyle_segment_new(ptr)
@@ -166,9 +167,16 @@ class FileSegment(Handle):
 
     @classmethod
     def from_ptr(cls, ptr: Any) -> FileSegment:
-        """One that a C library has made and frees, not before this one is closed. It can be added
-        only as a whole, and its cleanup callback stays the library's."""
+        """The FileSegment of a struct evbuffer_file_segment *: the one that it belongs to, or a
+        new one that borrows it from a C library.
+
+        The library frees a borrowed one, not before this one is closed. It can be added only as a
+        whole, and its cleanup callback stays the library's.
+        """
         found = pointer(ptr, "evbuffer_file_segment")
+        owner = behind(found)
+        if isinstance(owner, FileSegment) and lib.pyle_segment_ptr(owner._ptr) == found:
+            return owner
         segment = cls.__new__(cls)
         segment._take(found)
         return segment
@@ -253,23 +261,37 @@ class EvBuffer(Handle):
 
     @classmethod
     def from_ptr(cls, ptr: Any) -> EvBuffer:
-        """One that belongs to C code (struct evbuffer *): never freed here; close() forgets it.
+        """The EvBuffer of a struct evbuffer *: the one that it belongs to, `input` or `output` of a
+        bufferevent among them, or a new one that borrows it from C code.
 
-        That code must not free it before. What it changes while a memoryview is out, or in another
-        thread without a lock, is not noticed here. Files that it has added by sendfile must not be
-        read.
+        A borrowed one is never freed here; close() forgets it, and that code must not free it
+        before. What it changes while a memoryview is out, or in another thread without a lock, is
+        not noticed here. Files that it has added by sendfile must not be read. The buffers of a C
+        library's bufferevent are to be had from `BufferEvent.from_ptr`, which knows when they end.
         """
-        struct = lib.pyle_buf_borrow(pointer(ptr, "evbuffer"))
+        found = pointer(ptr, "evbuffer")
+        owner = behind(found)
+        for buffer in () if owner is None else owner._buffers():
+            if lib.pyle_buf_ptr(buffer._ptr) == found:
+                return buffer
+        struct = lib.pyle_buf_borrow(found)
         if not struct:
             raise MemoryError("evbuffer")
-        return cls._of(struct)
+        self = cls._of(struct)
+        expose(found, self)
+        return self
+
+    def _buffers(self) -> tuple[EvBuffer, ...]:
+        return (self,)
 
     # ---- life ----
 
     @property
     def ptr(self) -> CData:
         """The struct evbuffer *, for ffi/lib and other C code; it stays ours to free."""
-        return lib.pyle_buf_expose(self._ptr) or fail(CLOSED, "evbuffer")
+        ptr: CData = lib.pyle_buf_expose(self._ptr) or fail(CLOSED, "evbuffer")
+        expose(ptr, self)
+        return ptr
 
     @property
     def closed(self) -> bool:
@@ -359,7 +381,7 @@ class EvBuffer(Handle):
         out by sendfile and never comes to memory; elsewhere it is read now. It is as long as
         os.fstat() says: files of /proc seem empty, use add().
         """
-        first, count = size(offset), -1 if length == -1 else size(length)
+        first, count = size(offset), size(length, -1)
         rc = lib.pyle_buf_add_file(self._ptr, os.dup(fileno(file)), first, count)
         self._check(rc, "evbuffer_add_file")
 
@@ -368,7 +390,7 @@ class EvBuffer(Handle):
         (evbuffer_add_file_segment). As `add_file`, but several buffers share the memory."""
         if not isinstance(segment, FileSegment):
             raise TypeError(f"expected a FileSegment, not {type(segment).__name__}")
-        first, count = size(offset), -1 if length == -1 else size(length)
+        first, count = size(offset), size(length, -1)
         rc = lib.pyle_buf_add_segment(self._ptr, segment._ptr, first, count)
         self._check(rc, "evbuffer_add_file_segment")
 
@@ -393,7 +415,8 @@ class EvBuffer(Handle):
         The buffer cannot change (BufferError) until that, or until the views are released. What
         the views show before is not defined.
         """
-        if not 1 <= integer(n_vecs, "n_vecs") <= _MAX_VECS:
+        n_vecs = integer(n_vecs, "n_vecs")
+        if not 1 <= n_vecs <= _MAX_VECS:
             raise ValueError(f"n_vecs must be from 1 to {_MAX_VECS}, not {n_vecs!r}")
         pieces = ffi.new("struct evbuffer_iovec[]", n_vecs)
         rc = lib.pyle_buf_reserve(self._ptr, size(n), pieces, n_vecs)
@@ -410,7 +433,8 @@ class EvBuffer(Handle):
         a view: release it, then commit. ValueError if so much was not reserved, or the buffer was
         changed since.
         """
-        self._check(lib.pyle_buf_hold(self._ptr, size(n)), "evbuffer_commit_space")
+        n = size(n)
+        self._check(lib.pyle_buf_hold(self._ptr, n), "evbuffer_commit_space")
         try:
             for reference in self._reserved:
                 if (view := reference()) is not None:
@@ -460,6 +484,8 @@ class EvBuffer(Handle):
 
     def remove(self, n: int = -1) -> bytes:
         """Takes up to n bytes from the front; -1: all (evbuffer_remove)."""
+        if type(n) is not int:
+            n = operator.index(n)
         if n < 0 or n > _BLOCK:
             n = min(len(self) if n == -1 else size(n), len(self))
         return self._take(lib.pyle_buf_remove, n, "evbuffer_remove")
@@ -510,7 +536,11 @@ class EvBuffer(Handle):
             block = _blocks.pop()
         except IndexError:
             block = _new_block("char[]", _BLOCK)
-        n = _readln(ptr, block, _BLOCK, eol, limit)
+        try:
+            n = _readln(ptr, block, _BLOCK, eol, limit)
+        except OverflowError:
+            integer(eol, "eol")
+            raise
         if n >= 0:
             if n >= _LAST:
                 n -= _LAST
@@ -535,7 +565,7 @@ class EvBuffer(Handle):
         Lines longer than max_length bytes: LineTooLong once such a line is the first.
         """
         try:
-            split, last_end = _SPLIT[eol]
+            eol, split, last_end = _SPLIT[eol]
         except KeyError:
             raise ValueError(f"unknown eol style: {eol!r}") from None
         limit = -1 if max_length is None else size(max_length)
@@ -581,6 +611,7 @@ class EvBuffer(Handle):
         self, start: BufferPosition | int | None = None, eol: int = EVBUFFER_EOL_ANY
     ) -> BufferPosition | None:
         """Where the next line end is; its `length` is that of the end (evbuffer_search_eol)."""
+        eol = integer(eol, "eol")
         if eol not in _EOL_STYLES:
             raise ValueError(f"unknown eol style: {eol!r}")
         length = ffi.new("size_t *")
@@ -598,6 +629,7 @@ class EvBuffer(Handle):
     ) -> BufferPosition:
         """A position in this buffer; with EVBUFFER_PTR_ADD, that far after `start`
         (evbuffer_ptr_set). ValueError if it is past the end."""
+        how = integer(how, "how")
         if how not in (EVBUFFER_PTR_SET, EVBUFFER_PTR_ADD):
             raise ValueError(f"unknown how: {how!r}")
         pos = _position(position) + (_position(start) if how == EVBUFFER_PTR_ADD else 0)
@@ -609,9 +641,7 @@ class EvBuffer(Handle):
         """Brings the first n bytes into one piece, -1: all, and shows them without a copy
         (evbuffer_pullup). ValueError if there are fewer."""
         piece = ffi.new("struct evbuffer_iovec *")
-        count = self._check(
-            lib.pyle_buf_pullup(self._ptr, -1 if n == -1 else size(n), piece), "evbuffer_pullup"
-        )
+        count = self._check(lib.pyle_buf_pullup(self._ptr, size(n, -1), piece), "evbuffer_pullup")
         return self._view(piece).toreadonly() if count else memoryview(b"")
 
     def peek(self, n: int = -1, start: BufferPosition | int | None = None) -> list[memoryview]:
@@ -621,7 +651,7 @@ class EvBuffer(Handle):
         room = 8
         while True:
             pieces = ffi.new("struct evbuffer_iovec[]", room)
-            rc = lib.pyle_buf_peek(self._ptr, first, -1 if n == -1 else size(n), pieces, room)
+            rc = lib.pyle_buf_peek(self._ptr, first, size(n, -1), pieces, room)
             count = self._check(rc, "evbuffer_peek")
             if count <= room:
                 return [self._view(pieces + i).toreadonly() for i in range(count)]
@@ -637,13 +667,13 @@ class EvBuffer(Handle):
     def read(self, fd: FileDescriptor, n: int = -1) -> int:
         """Reads up to n bytes from a descriptor, -1: what libevent takes at once; returns how
         many, 0 at the end of file (evbuffer_read). OSError, BlockingIOError if none are there."""
-        most = -1 if n == -1 else min(size(n), 0x7FFFFFFF)
+        most = min(size(n, -1), 0x7FFFFFFF)
         return self._transfer(lib.pyle_buf_read, fileno(fd), most, "evbuffer_read")
 
     def write(self, fd: FileDescriptor, n: int = -1) -> int:
         """Writes up to n bytes, -1: all, to a descriptor, and removes what was written; returns
         how many (evbuffer_write_atmost). OSError, BlockingIOError if it takes none."""
-        most = -1 if n == -1 else size(n)
+        most = size(n, -1)
         return self._transfer(lib.pyle_buf_write, fileno(fd), most, "evbuffer_write")
 
     def _transfer(self, call: Callable[..., int], fd: int, n: int, function: str) -> int:
@@ -706,13 +736,13 @@ class EvBuffer(Handle):
     def set_flags(self, flags: int) -> None:
         """Sets EVBUFFER_FLAG_DRAINS_TO_FD: it goes to a descriptor only, by `write`, so files that
         are added from now on stay out of memory and cannot be read (evbuffer_set_flags)."""
-        _only(flags, EVBUFFER_FLAG_DRAINS_TO_FD)
-        self._check(lib.pyle_buf_flags(self._ptr, flags, 1), "evbuffer_set_flags")
+        number = only(EVBUFFER_FLAG_DRAINS_TO_FD, flags)
+        self._check(lib.pyle_buf_flags(self._ptr, number, 1), "evbuffer_set_flags")
 
     def clear_flags(self, flags: int) -> None:
         """Clears it again, for what is added from now on (evbuffer_clear_flags)."""
-        _only(flags, EVBUFFER_FLAG_DRAINS_TO_FD)
-        self._check(lib.pyle_buf_flags(self._ptr, flags, 0), "evbuffer_clear_flags")
+        number = only(EVBUFFER_FLAG_DRAINS_TO_FD, flags)
+        self._check(lib.pyle_buf_flags(self._ptr, number, 0), "evbuffer_clear_flags")
 
     # ---- threads ----
 
@@ -738,12 +768,6 @@ class EvBuffer(Handle):
             yield self
         finally:
             self._check(lib.pyle_buf_unlock(self._ptr), "evbuffer_unlock")
-
-
-def _only(flags: int, allowed: int) -> int:
-    if integer(flags) & ~int(allowed):
-        raise ValueError(f"unknown flags, or not allowed here: {flags!r}")
-    return flags
 
 
 def _pop_block(n: int) -> Any:
@@ -780,11 +804,11 @@ def _split_crlf(raw: bytes) -> list[bytes]:
 
 
 _ANY = re.compile(rb"[\r\n]+")
-# How to split what was read, less the end of the last line, which is that long.
-_SPLIT: dict[int, tuple[Callable[[bytes], list[bytes]], int]] = {
-    EVBUFFER_EOL_ANY: (lambda raw: _ANY.split(raw)[:-1], 0),
-    EVBUFFER_EOL_CRLF: (_split_crlf, 1),
-    EVBUFFER_EOL_CRLF_STRICT: _split_by(b"\r\n"),
-    EVBUFFER_EOL_LF: _split_by(b"\n"),
-    EVBUFFER_EOL_NUL: _split_by(b"\0"),
+# The style, and how to split what was read, less the end of the last line, which is that long.
+_SPLIT: dict[int, tuple[int, Callable[[bytes], list[bytes]], int]] = {
+    EVBUFFER_EOL_ANY: (EVBUFFER_EOL_ANY, lambda raw: _ANY.split(raw)[:-1], 0),
+    EVBUFFER_EOL_CRLF: (EVBUFFER_EOL_CRLF, _split_crlf, 1),
+    EVBUFFER_EOL_CRLF_STRICT: (EVBUFFER_EOL_CRLF_STRICT, *_split_by(b"\r\n")),
+    EVBUFFER_EOL_LF: (EVBUFFER_EOL_LF, *_split_by(b"\n")),
+    EVBUFFER_EOL_NUL: (EVBUFFER_EOL_NUL, *_split_by(b"\0")),
 }

@@ -17,12 +17,13 @@ from ._args import (
     fileno,
     function,
     integer,
+    only,
     pointer,
     seconds,
     size,
     sockaddr,
 )
-from ._handle import Handle
+from ._handle import Handle, behind, expose
 from ._libevent import ffi, lib
 from .buffer import Bytes, EvBuffer, _ptr
 from .constants import (
@@ -52,6 +53,7 @@ Callback = Callable[..., object]
 Filter = Callable[[EvBuffer, EvBuffer, int, FlushMode], int]
 
 _ALL_OPTIONS = sum(BufferEventOptions)
+_TRIGGER_OPTIONS = sum(TriggerOptions)
 _write = lib.pyle_bev_write
 
 
@@ -71,8 +73,8 @@ class BufferEvent(Handle):
         "_error",
         "_event",
         "_input",
+        "_joined",
         "_output",
-        "_partner",
         "_read",
         "_token",
         "_write",
@@ -84,8 +86,8 @@ class BufferEvent(Handle):
     _error: int
     _event: Callback | None
     _input: EvBuffer | None
+    _joined: BufferEvent | _Filtering | None
     _output: EvBuffer | None
-    _partner: BufferEvent | None
     _read: Callback | None
     _token: int
     _write: Callback | None
@@ -104,7 +106,7 @@ class BufferEvent(Handle):
         self._base = base
         self._args = ()
         self._read = self._write = self._event = None
-        self._input = self._output = self._partner = None
+        self._input = self._output = self._joined = None
         self._cfg = None
         self._error = 0
         ptr = lib.pyle_bev_new(base._ptr, self._token)
@@ -127,7 +129,7 @@ class BufferEvent(Handle):
         options, closed with the bufferevent; a plain number is closed if BEV_OPT_CLOSE_ON_FREE is
         set. TCP sockets get TCP_NODELAY; nodelay=False leaves them as C does.
         """
-        _check_options(options)
+        options = _options(options)
         taken = isinstance(fd, Socket)
         if taken:
             options |= BEV_OPT_CLOSE_ON_FREE
@@ -146,16 +148,16 @@ class BufferEvent(Handle):
     def pair(cls, base: EventBase, options: int = 0) -> tuple[Self, Self]:
         """Two that are joined: what is written to one is read from the other
         (bufferevent_pair_new). Their callbacks are always deferred."""
-        _check_options(options)
+        options = _options(options)
         first, second = cls._new(base), cls._new(base)
-        first._partner, second._partner = second, first
+        first._joined, second._joined = second, first
         base._table[first._token] = first
         base._table[second._token] = second
         rc = lib.pyle_bev_pair(first._ptr, second._ptr, options)
         if rc < 0:
             for one in (first, second):
                 base._table.pop(one._token, None)
-                one._partner = None
+                one._joined = None
             fail(rc, "bufferevent_pair_new")
         return first, second
 
@@ -166,7 +168,7 @@ class BufferEvent(Handle):
         input_filter: Filter | None = None,
         output_filter: Filter | None = None,
         options: int = 0,
-    ) -> BufferEvent:
+    ) -> Self:
         """One on top of another, whose bytes pass through functions (bufferevent_filter_new).
 
         filter(src, dst, limit, mode) moves bytes from EvBuffer src to dst, at most `limit` of
@@ -184,13 +186,11 @@ class BufferEvent(Handle):
         filter. Callbacks are always deferred. BEV_OPT_THREADSAFE is a ValueError: libevent's
         filters deadlock with it.
         """
-        _check_options(options)
+        options = _options(options)
         if not isinstance(underlying, BufferEvent):
             raise TypeError(f"underlying must be a BufferEvent, not {type(underlying).__name__}")
-        self = _Filter._new(underlying._base)
-        self._underlying = underlying
-        self._owns = bool(options & BEV_OPT_CLOSE_ON_FREE)
-        self._input_filter, self._output_filter = input_filter, output_filter
+        self = cls._new(underlying._base)
+        self._joined = _Filtering(underlying, input_filter, output_filter, options)
         what = 0
         if input_filter is not None and function(input_filter, "input_filter"):
             what |= EV_READ
@@ -227,6 +227,7 @@ class BufferEvent(Handle):
         if rc < 0:
             base._table.pop(self._token, None)
             self._check(rc, "bufferevent_incref")
+        self._expose(found)
         return self
 
     # ---- life ----
@@ -234,7 +235,23 @@ class BufferEvent(Handle):
     @property
     def ptr(self) -> CData:
         """The struct bufferevent *, for ffi/lib and other C code; it stays ours to free."""
-        return lib.pyle_bev_expose(self._ptr) or fail(CLOSED, "bufferevent")
+        ptr: CData = lib.pyle_bev_expose(self._ptr) or fail(CLOSED, "bufferevent")
+        self._expose(ptr)
+        return ptr
+
+    def _expose(self, ptr: CData) -> None:
+        """From one of them C code gets at others, and at the buffers of each."""
+        if behind(ptr) is self:
+            return
+        expose(ptr, self)
+        expose(lib.bufferevent_get_input(ptr), self)
+        expose(lib.bufferevent_get_output(ptr), self)
+        for other in (self.partner, self.underlying):
+            if other is not None and (found := lib.pyle_bev_ptr(other._ptr)):
+                other._expose(found)
+
+    def _buffers(self) -> tuple[EvBuffer, ...]:
+        return () if self.closed else (self.input, self.output)
 
     @property
     def closed(self) -> bool:
@@ -249,13 +266,23 @@ class BufferEvent(Handle):
     def close(self) -> None:
         """Frees it, and closes the socket, now (bufferevent_free). Output not yet written is
         dropped: see `close_after_write`. May be called twice, and in its own callbacks."""
+        below = self._owned()
+        self._close()
+        if below is not None:
+            below.close()
+
+    def _close(self) -> None:
         self._check(lib.pyle_bev_close(self._ptr, 0), "bufferevent_free")
         self._base._table.pop(self._token, None)
         self._forget()
 
-    def close_after_write(self) -> None:
+    def close_after_write(self, timeout: Seconds | None = None) -> None:
         """Closes it once all output is written, or cannot be. Its callbacks are not called again,
         and no method but `close` may be used from now on.
+
+        A peer that does not read keeps it open: `timeout` says after how many seconds in which
+        nothing could be written it is closed all the same; None: what `set_timeouts(write=...)`
+        has set, if anything.
 
         What the peer has sent and nobody has read is dropped, for up to 2 seconds, so that the
         peer gets all of the output and not a reset.
@@ -263,8 +290,15 @@ class BufferEvent(Handle):
         A filter hands on what it can, and is closed now; if it was made with
         BEV_OPT_CLOSE_ON_FREE, what it is on is closed after its write.
         """
-        if self._check(lib.pyle_bev_finish(self._ptr), "bufferevent_enable"):
-            self.close()
+        below = self._owned()
+        rc = lib.pyle_bev_finish(self._ptr, seconds(timeout))
+        if self._check(rc, "bufferevent_enable"):
+            if below is None:
+                self.close()
+            else:
+                self._close()
+                if not below.closed:
+                    below.close_after_write(timeout)
         else:
             self._read = self._write = self._event = None
             self._args = ()
@@ -277,9 +311,9 @@ class BufferEvent(Handle):
         self._read = self._write = self._event = None
         self._args = ()
         self._cfg = None
-        partner, self._partner = self._partner, None
-        if partner is not None:
-            partner._partner = None
+        joined, self._joined = self._joined, None
+        if isinstance(joined, BufferEvent):
+            joined._joined = None
         for buffer in (self._input, self._output):
             if buffer is not None:
                 buffer._forget()
@@ -316,16 +350,17 @@ class BufferEvent(Handle):
     def trigger(self, what: int, options: int = 0) -> None:
         """Has the read or write callback called, EV_READ, EV_WRITE or both, if the watermarks
         allow or BEV_TRIG_IGNORE_WATERMARKS is given (bufferevent_trigger)."""
-        _check_trigger(options)
-        rc = lib.pyle_bev_trigger(self._ptr, integer(what, "what"), options)
+        how = only(_TRIGGER_OPTIONS, options, "options")
+        rc = lib.pyle_bev_trigger(self._ptr, integer(what, "what"), how)
         self._check(rc, "bufferevent_trigger")
 
     def trigger_event(self, what: int, options: int = 0) -> None:
         """Has the event callback called with these BEV_EVENT_* (bufferevent_trigger_event)."""
-        _check_trigger(options)
-        if not 0 < integer(what, "what") <= 0xFF:
+        how = only(_TRIGGER_OPTIONS, options, "options")
+        what = integer(what, "what")
+        if not 0 < what <= 0xFF:
             raise ValueError(f"unknown events: {what!r}")
-        rc = lib.pyle_bev_trigger_event(self._ptr, what, options)
+        rc = lib.pyle_bev_trigger_event(self._ptr, what, how)
         self._check(rc, "bufferevent_trigger_event")
 
     @property
@@ -439,9 +474,9 @@ class BufferEvent(Handle):
         """Moves what it can move now; whether it moved anything (bufferevent_flush). Of use for
         pairs and filters: for a socket it does nothing, see `close_after_write`."""
         number = integer(mode, "mode")
-        if integer(what, "what") & ~(EV_READ | EV_WRITE) or number not in (0, 1, 2):
-            raise ValueError(f"unknown what or mode: {what!r}, {mode!r}")
-        rc = lib.pyle_bev_flush(self._ptr, what, number)
+        if number not in (0, 1, 2):
+            raise ValueError(f"unknown mode: {mode!r}")
+        rc = lib.pyle_bev_flush(self._ptr, only(EV_READ | EV_WRITE, what, "what"), number)
         return bool(self._check(rc, "bufferevent_flush"))
 
     # ---- sockets and pairs ----
@@ -466,13 +501,20 @@ class BufferEvent(Handle):
     def partner(self) -> BufferEvent | None:
         """The other one of a pair; None for a socket, or when it is closed
         (bufferevent_pair_get_partner)."""
-        return self._partner
+        return self._joined if isinstance(self._joined, BufferEvent) else None
 
     @property
     def underlying(self) -> BufferEvent | None:
         """What a filter is on; None for a socket or a pair, or when it is closed
         (bufferevent_get_underlying)."""
-        return None
+        joined = self._joined
+        below = joined.underlying if isinstance(joined, _Filtering) else None
+        return None if below is None or below.closed else below
+
+    def _owned(self) -> BufferEvent | None:
+        """What a filter closes along with itself."""
+        joined = self._joined
+        return joined.underlying if isinstance(joined, _Filtering) and joined.owns else None
 
     def connect(self, address: Address, family: int | None = None) -> None:
         """Starts to connect: to (host, port), or to the path of a unix socket; makes a socket if
@@ -493,13 +535,12 @@ class BufferEvent(Handle):
             raise TypeError(f"host must be a str, not {type(host).__name__}")
         if "\0" in host:
             raise ValueError("NUL in a host name")
+        port, family = integer(port, "port"), integer(family, "family")
         if not 0 < port <= 0xFFFF:
             raise ValueError(f"port must be from 1 to 65535, not {port}")
         if family not in (AF_UNSPEC, AF_INET, AF_INET6):
             raise ValueError(f"unknown family: {family!r}")
-        rc = lib.pyle_bev_connect_hostname(
-            self._ptr, integer(family, "family"), host.encode("idna"), port
-        )
+        rc = lib.pyle_bev_connect_hostname(self._ptr, family, host.encode("idna"), port)
         self._check(rc, "bufferevent_socket_connect_hostname")
 
     @property
@@ -615,44 +656,26 @@ class BufferEvent(Handle):
         _set_or_fail(rc, "bufferevent_set_max_single_write")
 
 
-class _Filter(BufferEvent):
-    __slots__ = ("_input_filter", "_output_filter", "_owns", "_underlying")
+class _Filtering:
+    """What a filter has that other bufferevents have not."""
 
-    _input_filter: Filter | None
-    _output_filter: Filter | None
-    _owns: bool
-    _underlying: BufferEvent | None
+    __slots__ = ("input_filter", "output_filter", "owns", "underlying")
 
-    @property
-    def underlying(self) -> BufferEvent | None:
-        below = self._underlying
-        return None if below is None or below.closed else below
-
-    def close(self) -> None:
-        below = self._underlying if self._owns else None
-        super().close()
-        if below is not None:
-            below.close()
-
-    def close_after_write(self) -> None:
-        self._check(lib.pyle_bev_finish(self._ptr), "bufferevent_flush")
-        below = self._underlying if self._owns else None
-        super().close()
-        if below is not None and not below.closed:
-            below.close_after_write()
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._underlying = self._input_filter = self._output_filter = None
+    def __init__(
+        self,
+        underlying: BufferEvent,
+        input_filter: Filter | None,
+        output_filter: Filter | None,
+        options: int,
+    ) -> None:
+        self.underlying = underlying
+        self.input_filter = input_filter
+        self.output_filter = output_filter
+        self.owns = bool(options & BEV_OPT_CLOSE_ON_FREE)
 
 
-def _check_options(options: int) -> None:
-    if not 0 <= integer(options, "options") <= _ALL_OPTIONS:
-        raise ValueError(f"unknown options: {options!r}")
-    if options & BEV_OPT_UNLOCK_CALLBACKS and not options & BEV_OPT_DEFER_CALLBACKS:
+def _options(options: int) -> int:
+    number = only(_ALL_OPTIONS, options, "options")
+    if number & BEV_OPT_UNLOCK_CALLBACKS and not number & BEV_OPT_DEFER_CALLBACKS:
         raise ValueError("BEV_OPT_UNLOCK_CALLBACKS needs BEV_OPT_DEFER_CALLBACKS")
-
-
-def _check_trigger(options: int) -> None:
-    if integer(options, "options") & ~sum(TriggerOptions):
-        raise ValueError(f"unknown options: {options!r}")
+    return number

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import atexit
 import functools
+import operator
 import os
 import signal as _signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from . import _callbacks as cb
 from ._args import (
@@ -21,10 +22,11 @@ from ._args import (
     fileno,
     function,
     integer,
+    only,
     pointer,
     seconds,
 )
-from ._handle import Handle
+from ._handle import Handle, behind, expose
 from ._libevent import ffi, lib
 from .constants import (
     EV_PERSIST,
@@ -52,7 +54,6 @@ if TYPE_CHECKING:
     from ._args import Args, Variadic
     from ._libevent import CData
 
-E = TypeVar("E", bound="Event")
 ExceptionHandler = Callable[[Exception, Any], object]
 
 _EVENT_TYPE = ffi.typeof("struct pyle_event *")
@@ -61,6 +62,7 @@ _event_init = lib.pyle_event_init
 _event_add = lib.pyle_event_add
 _next_token = cb.next_token
 _LOOP_FLAGS = sum(LoopFlags)
+_COUNT_FLAGS = sum(CountFlags)
 
 
 def version() -> str:
@@ -99,9 +101,10 @@ def enable_debug_logging(which: int = lib.EVENT_DBG_ALL) -> None:
     What libevent logs goes to `logging.getLogger("libevent")`. If it meets an error that it does
     not survive, it writes the text to stderr and aborts: nothing of Python runs then.
     """
-    if not 0 <= which <= 0xFFFFFFFF:
+    number = operator.index(which)
+    if not 0 <= number <= 0xFFFFFFFF:
         raise ValueError(f"which must be from 0 to 0xffffffff, not {which!r}")
-    lib.event_enable_debug_logging(which)
+    lib.event_enable_debug_logging(number)
 
 
 class EventConfig(Handle):
@@ -119,13 +122,19 @@ class EventConfig(Handle):
         if not config:
             raise MemoryError("event_config_new")
         self._start(config, lib.event_config_free)
+        expose(config, self)
 
     @classmethod
     def from_ptr(cls, ptr: CData | int) -> EventConfig:
-        """The struct event_config * of a C library, which stays C's to free. If C has set
-        EVENT_BASE_FLAG_NOLOCK in it, set it here as well: nobody else tells."""
+        """The EventConfig of a struct event_config *: the one that it belongs to, or a new one
+        that borrows it from a C library, which frees it. If C has set EVENT_BASE_FLAG_NOLOCK in
+        it, set it here as well: nobody else tells."""
+        found = pointer(ptr, "event_config")
+        owner = behind(found)
+        if isinstance(owner, EventConfig) and owner._ptr == found:
+            return owner
         self = cls.__new__(cls)
-        self._start(pointer(ptr, "event_config"), _nothing)
+        self._start(found, _nothing)
         return self
 
     def _start(self, config: Any, release: Callable[[Any], object]) -> None:
@@ -154,15 +163,16 @@ class EventConfig(Handle):
         """Leaves a backend out, "epoll" for one (event_config_avoid_method)."""
         if not isinstance(method, str):
             raise TypeError(f"method must be a str, not {type(method).__name__}")
+        if "\0" in method:
+            raise ValueError(f"NUL in a method: {method!r}")
         if lib.event_config_avoid_method(self.ptr, method.encode()) < 0:
             raise MemoryError("event_config_avoid_method")
         self._avoided.add(method)
 
     def require_features(self, features: int) -> None:
         """Asks for a backend with all of these EV_FEATURE_* (event_config_require_features)."""
-        if not 0 <= integer(features, "features") <= sum(MethodFeatures):
-            raise ValueError(f"unknown features: {features!r}")
-        if lib.event_config_require_features(self.ptr, features) < 0:
+        number = only(sum(MethodFeatures), features, "features")
+        if lib.event_config_require_features(self.ptr, number) < 0:
             raise LibeventError("event_config_require_features: failed")
 
     def set_flag(self, flag: int) -> None:
@@ -171,8 +181,7 @@ class EventConfig(Handle):
         With EVENT_BASE_FLAG_NOLOCK a base belongs to one thread: while its loop runs, a call from
         another one raises RuntimeError.
         """
-        if not 0 <= integer(flag) <= sum(BaseFlags):
-            raise ValueError(f"unknown flags: {flag!r}")
+        flag = only(sum(BaseFlags), flag)
         if lib.event_config_set_flag(self.ptr, flag) < 0:
             raise LibeventError("event_config_set_flag: failed")
         if flag & lib.EVENT_BASE_FLAG_NOLOCK:
@@ -371,8 +380,7 @@ class EventBase(Handle):
 
     def loop(self, flags: int = 0) -> int:
         """Runs the loop as `dispatch()`, with EVLOOP_* flags (event_base_loop)."""
-        if integer(flags) & ~_LOOP_FLAGS:
-            raise ValueError(f"unknown flags: {flags:#x}")
+        flags = only(_LOOP_FLAGS, flags)
         if stash.exceptions and lib.pyle_outermost():  # of a call that was interrupted
             self._keep(len(stash.exceptions))
         if not self._later:
@@ -483,7 +491,7 @@ class EventBase(Handle):
 
     def num_events(self, flags: int = CountFlags.EVENT_BASE_COUNT_ADDED) -> int:
         """How many events are added, active, virtual (event_base_get_num_events)."""
-        rc = lib.pyle_base_num_events(self._ptr, _count_flags(flags))
+        rc = lib.pyle_base_num_events(self._ptr, only(_COUNT_FLAGS, flags))
         return self._check(rc, "event_base_get_num_events")
 
     def max_events(
@@ -491,7 +499,7 @@ class EventBase(Handle):
     ) -> int:
         """The most that `num_events` has been; `clear` starts again
         (event_base_get_max_events)."""
-        rc = lib.pyle_base_max_events(self._ptr, _count_flags(flags), clear)
+        rc = lib.pyle_base_max_events(self._ptr, only(_COUNT_FLAGS, flags), bool(clear))
         return self._check(rc, "event_base_get_max_events")
 
     def gettimeofday_cached(self) -> float:
@@ -530,7 +538,8 @@ class EventBase(Handle):
 
     def active_by_signal(self, signum: int) -> None:
         """Makes the added events for a signal active (event_base_active_by_signal)."""
-        if not 0 < integer(signum, "signum") < _signal.NSIG:
+        signum = integer(signum, "signum")
+        if not 0 < signum < _signal.NSIG:
             raise ValueError(f"not a signal: {signum!r}")
         rc = lib.pyle_base_active_by_signal(self._ptr, signum)
         self._check(rc, "event_base_active_by_signal")
@@ -552,6 +561,7 @@ class EventBase(Handle):
 
         What is shown is the state at the call: the callback may do with the base what it likes.
         """
+        function(callback)
         room = 64
         while True:
             found = ffi.new("struct pyle_event_info[]", room)
@@ -581,12 +591,14 @@ class EventBase(Handle):
     def dump_events(self, file: TextIO | None = None) -> None:
         """Writes a line for each event to a text file, None: sys.stderr
         (event_base_dump_events)."""
+        out = sys.stderr if file is None else file
+        write = function(getattr(out, "write", None), "file.write")
         length, rc = ffi.new("size_t *"), ffi.new("int *")
         memory = lib.pyle_base_dump(self._ptr, length, rc)
         if not memory:
             self._check(rc[0], "event_base_dump_events")
         text = ffi.unpack(ffi.gc(memory, lib.free), length[0])
-        (sys.stderr if file is None else file).write(text.decode())
+        write(text.decode())
 
     def once(
         self,
@@ -601,7 +613,8 @@ class EventBase(Handle):
 
         From any thread: the way to have the loop's thread do something.
         """
-        if integer(what, "what") & (EV_SIGNAL | EV_PERSIST):
+        what = integer(what, "what")
+        if what & (EV_SIGNAL | EV_PERSIST):
             raise ValueError("once: neither EV_SIGNAL nor EV_PERSIST")
         event = Event(self, fd, what, callback, *args)
         if what == EV_TIMEOUT and seconds(timeout) <= 0:
@@ -651,16 +664,23 @@ class Event(Handle):
             fail(rc, "event_new")
 
     @classmethod
-    def from_ptr(cls: type[E], ptr: CData | int) -> E:
-        """The Event of a struct event * that a C library owns and has assigned to a base.
+    def from_ptr(cls, ptr: CData | int) -> Event:
+        """The Event of a struct event *: the one that it belongs to, or a new one that borrows
+        what a C library owns and has assigned to a base.
 
-        Its callback stays C's, and so does the memory: do not use this after C has freed it.
-        `close()` only lets go of it.
+        The callback of a borrowed one stays C's, and so does the memory: do not use this after C
+        has freed it. `close()` only lets go of it.
         """
         event = pointer(ptr, "event")
         base = lib.event_get_base(event)
         if not base:
             raise ValueError("the struct event has no base yet")
+        token = lib.pyle_event_owner(event)
+        if token >= 0:  # where it is pending its base is open
+            owner = EventBase.from_ptr(base)._table.get(token) if token else behind(event)
+            if isinstance(owner, Event) and lib.pyle_event_ptr(owner._ptr) == event:
+                return owner
+            fail(CLOSED, "event")
         self = cls.__new__(cls)
         self._base = EventBase.from_ptr(base)
         self._table = self._base._table
@@ -783,9 +803,8 @@ class Event(Handle):
     @property
     def ptr(self) -> CData:
         """The struct event *, for ffi/lib and other C code; the memory is this object's."""
-        ptr = lib.pyle_event_ptr(self._ptr)
-        if not ptr:
-            fail(CLOSED, "event")
+        ptr: CData = lib.pyle_event_ptr(self._ptr) or fail(CLOSED, "event")
+        expose(ptr, self)
         return ptr
 
     @property
@@ -901,12 +920,6 @@ class Signal(Event):
 
 def _nothing(*_args: Any) -> None:
     """The callback of a closed event; how to free what belongs to C."""
-
-
-def _count_flags(flags: int) -> int:
-    if not 0 <= integer(flags) <= sum(CountFlags):
-        raise ValueError(f"unknown flags: {flags:#x}")
-    return flags
 
 
 def _in_main_thread() -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _callbacks as cb
-from ._args import Address, FileDescriptor, fileno, function, integer, pointer, sockaddr
+from ._args import Address, FileDescriptor, fileno, function, integer, only, pointer, sockaddr
 from ._handle import Handle
 from ._libevent import lib
 from .constants import LEV_OPT_CLOSE_ON_FREE, LEV_OPT_REUSEABLE, ListenerOptions
@@ -51,7 +51,7 @@ class Listener(Handle):
 
         A socket.socket is taken over: detached, and closed with the listener.
         """
-        self._start(base, callback, args, flags)
+        flags = self._start(base, callback, args, flags)
         if isinstance(fd, socket.socket):
             flags |= LEV_OPT_CLOSE_ON_FREE
         rc = lib.pyle_listener_open(self._ptr, fileno(fd), flags, _backlog(backlog))
@@ -74,7 +74,7 @@ class Listener(Handle):
         address is in use."""
         where, length = sockaddr(address, passive=True)
         self = cls.__new__(cls)
-        self._start(base, callback, args, flags)
+        flags = self._start(base, callback, args, flags)
         rc = lib.pyle_listener_bind(self._ptr, where, length, flags, _backlog(backlog))
         self._started(rc, "evconnlistener_new_bind")
         return self
@@ -103,12 +103,11 @@ class Listener(Handle):
         callback: Callable[..., object],
         args: tuple[Any, ...],
         flags: int,
-    ) -> None:
+    ) -> int:
         self._first_init()
         if not isinstance(base, EventBase):
             raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
-        if not 0 <= integer(flags) <= _ALL_OPTIONS:
-            raise ValueError(f"unknown flags: {flags!r}")
+        flags = only(_ALL_OPTIONS, flags)
         self._base = base
         self._callback: Callable[..., object] = function(callback)
         self._error_callback: ErrorCallback | None = None
@@ -119,6 +118,7 @@ class Listener(Handle):
             raise MemoryError("evconnlistener_new")
         self._own(ptr, lib.pyle_listener_unref)
         base._table[self._token] = self
+        return flags
 
     def _started(self, rc: int, function: str) -> None:
         if rc < 0:
@@ -210,7 +210,8 @@ class Listener(Handle):
 
 
 def _backlog(backlog: int) -> int:
-    return socket.SOMAXCONN if integer(backlog, "backlog") < 0 else backlog
+    number = integer(backlog, "backlog")
+    return socket.SOMAXCONN if number < 0 else number
 
 
 def _nothing(*_args: Any) -> None:

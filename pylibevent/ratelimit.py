@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 from ._args import Seconds, pointer, seconds
-from ._handle import Handle
+from ._handle import Handle, behind, expose
 from ._libevent import ffi, lib
 from .errors import CLOSED, NONE, UNABLE, LibeventError, fail
 from .event import EventBase
@@ -51,6 +51,7 @@ class TokenBucketConfig(Handle):
             raise ValueError(f"tick must be from 0.001 to {_MOST_MSEC // 1000} s, not {tick!r}")
         ptr = lib.pyle_limit_new(r_rate, r_burst, w_rate, w_burst, msec)
         self._start(ptr, values, msec / 1000)
+        expose(self.ptr, self)
 
     def _start(self, ptr: Any, values: tuple[int | None, ...], tick: float) -> None:
         if not ptr:
@@ -61,9 +62,17 @@ class TokenBucketConfig(Handle):
 
     @classmethod
     def from_ptr(cls, ptr: Any) -> TokenBucketConfig:
-        """Borrows a struct ev_token_bucket_cfg *, which has to outlive all that uses it. What is
-        in it libevent does not tell: its attributes raise LibeventError."""
-        limit = lib.pyle_limit_borrow(pointer(ptr, "ev_token_bucket_cfg"))
+        """The TokenBucketConfig of a struct ev_token_bucket_cfg *: the one that it belongs to, or a
+        new one that borrows it from a C library.
+
+        A borrowed one has to outlive all that uses it. What is in it libevent does not tell: its
+        attributes raise LibeventError.
+        """
+        found = pointer(ptr, "ev_token_bucket_cfg")
+        owner = behind(found)
+        if isinstance(owner, TokenBucketConfig) and owner.ptr == found:
+            return owner
+        limit = lib.pyle_limit_borrow(found)
         self = cls.__new__(cls)
         self._start(limit, (), 0)
         return self
@@ -134,12 +143,38 @@ class RateLimitGroup(Handle):
         if not isinstance(base, EventBase):
             raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
         limit = _config(cfg)
+        ptr = self._start(base)
+        self._check(lib.pyle_group_open(ptr, limit), "bufferevent_rate_limit_group_new")
+        expose(lib.pyle_group_ptr(ptr), self)
+
+    @classmethod
+    def from_ptr(cls, ptr: Any, base: EventBase | None = None) -> RateLimitGroup:
+        """The RateLimitGroup of a struct bufferevent_rate_limit_group *: the one that it belongs
+        to, or a new one that borrows it from a C library; then `base` has to be the base that the
+        library has made it with, which libevent does not tell.
+
+        A borrowed one is never freed: `close()` only has members leave that have joined it here,
+        and has to come before C frees it. C alone sets its configuration.
+        """
+        found = pointer(ptr, "bufferevent_rate_limit_group")
+        owner = behind(found)
+        if isinstance(owner, RateLimitGroup) and lib.pyle_group_ptr(owner._ptr) == found:
+            return owner
+        if not isinstance(base, EventBase):
+            raise TypeError(f"base must be the group's EventBase, not {type(base).__name__}")
+        self = cls.__new__(cls)
+        rc = lib.pyle_group_borrow(self._start(base), found)
+        self._check(rc, "bufferevent_rate_limit_group")
+        expose(found, self)
+        return self
+
+    def _start(self, base: EventBase) -> Any:
         self._base = base
         ptr = lib.pyle_group_new(base._ptr)
         if not ptr:
             raise MemoryError("bufferevent_rate_limit_group_new")
         self._own(ptr, lib.pyle_group_unref)
-        self._check(lib.pyle_group_open(ptr, limit), "bufferevent_rate_limit_group_new")
+        return ptr
 
     @property
     def ptr(self) -> Any:
@@ -171,7 +206,8 @@ class RateLimitGroup(Handle):
     def set_min_share(self, n: int) -> None:
         """Sets the bytes that a member may move, however many share: 64 at first, and never more
         than a rate (bufferevent_rate_limit_group_set_min_share). At least 1."""
-        if not 1 <= operator.index(n) <= _MOST:
+        n = operator.index(n)
+        if not 1 <= n <= _MOST:
             raise ValueError(f"min_share must be from 1 to EV_RATE_LIMIT_MAX, not {n!r}")
         rc = lib.pyle_group_set_min_share(self._ptr, n)
         self._check(rc, "bufferevent_rate_limit_group_set_min_share")
@@ -220,15 +256,17 @@ class RateLimitGroup(Handle):
 def _rate(value: int | None) -> int:
     if value is None:
         return _MOST
-    if not 1 <= operator.index(value) <= _MOST:
+    number = operator.index(value)
+    if not 1 <= number <= _MOST:
         raise ValueError(f"rates and bursts are from 1 to EV_RATE_LIMIT_MAX bytes, not {value!r}")
-    return value
+    return number
 
 
 def _amount(n: int) -> int:
-    if not -_MOST <= operator.index(n) <= _MOST:
+    number = operator.index(n)
+    if not -_MOST <= number <= _MOST:
         raise ValueError(f"out of range: {n!r}")
-    return n
+    return number
 
 
 def _config(cfg: TokenBucketConfig) -> Any:

@@ -13,7 +13,7 @@ import operator
 from datetime import timedelta
 from typing import Any, NoReturn
 
-from ._args import Seconds, data, size
+from ._args import Seconds, data, real, size
 from ._libevent import ffi, lib
 from .buffer import Bytes, EvBuffer, _new_block, _ptr, _unpack
 from .errors import NONE, RANGE, SMALL, LibeventError, fail
@@ -106,13 +106,12 @@ def marshal_timeval(buf: EvBuffer, tag: int, seconds: Seconds) -> None:
     """Adds a record with a time, in seconds, to the microsecond (evtag_marshal_timeval).
     ValueError if it is negative or 2**32 seconds and more."""
     if isinstance(seconds, timedelta):
-        micros = seconds // _MICROSECOND
-    elif not isinstance(seconds, (int, float)):
-        raise TypeError(f"seconds must be int, float or timedelta, not {type(seconds).__name__}")
-    elif not 0 <= seconds < 1 << 32:  # nor NaN
-        raise ValueError(f"seconds must be from 0 to 2**32, not {seconds!r}")
+        micros = timedelta.__floordiv__(seconds, _MICROSECOND)
     else:
-        micros = round(seconds * 1_000_000)
+        number = real(seconds)
+        if not 0 <= number < 1 << 32:  # nor NaN
+            raise ValueError(f"seconds must be from 0 to 2**32, not {seconds!r}")
+        micros = round(number * 1_000_000)
     whole, micros = divmod(micros, 1_000_000)
     what = lib.PYLE_TAG_MARSHAL_TIMEVAL
     _encode(buf, what, _tag(tag), _number(whole, 32, "seconds"), "evtag_marshal_timeval", micros)

@@ -21,7 +21,7 @@ from socket import AF_INET, AF_INET6, AddressFamily, SocketKind
 from typing import Any
 
 from . import _callbacks as cb
-from ._args import Address, FileDescriptor, data, fileno, integer, size
+from ._args import Address, FileDescriptor, data, fileno, integer, only, real, size
 from ._libevent import ffi, lib
 from .buffer import Bytes, _new_block, _unpack
 from .constants import MonotonicFlags
@@ -295,7 +295,8 @@ def ascii_strncasecmp(a: str | bytes, b: str | bytes, n: int) -> int:
 def strtoll(text: str | bytes, base: int = 10) -> tuple[int, int]:
     """The number that a text begins with, and how many characters that took, 0 if there is none
     (evutil_strtoll). base: 2 to 36, or 0 for C's prefixes. ValueError if 64 bits don't hold it."""
-    if base != 0 and not 2 <= integer(base, "base") <= 36:
+    base = integer(base, "base")
+    if base != 0 and not 2 <= base <= 36:
         raise ValueError(f"base must be 0 or from 2 to 36, not {base!r}")
     source = ffi.from_buffer("char[]", _c_string(text, "text") + b"\0")
     end = ffi.new("char **")
@@ -325,8 +326,7 @@ class MonotonicTimer:
     def __init__(self, flags: int = 0) -> None:
         """EV_MONOT_PRECISE for more exact and slower, EV_MONOT_FALLBACK to make it of the time of
         day (evutil_monotonic_timer_new, evutil_configure_monotonic_time)."""
-        if not 0 <= integer(flags) <= _MONOTONIC_FLAGS:
-            raise ValueError(f"unknown flags: {flags!r}")
+        flags = only(_MONOTONIC_FLAGS, flags)
         timer = ffi.gc(lib.evutil_monotonic_timer_new(), lib.evutil_monotonic_timer_free)
         if not timer:
             raise MemoryError("evutil_monotonic_timer_new")
@@ -362,6 +362,7 @@ def date_rfc1123(when: float | datetime | None = None) -> str:
         seconds = when.timestamp() if isinstance(when, datetime) else when
         if not isinstance(seconds, (int, float)):
             raise TypeError(f"when must be a number or a datetime, not {type(when).__name__}")
+        seconds = real(seconds)
         if not -62135596800 <= seconds < 253402300800:  # nor NaN
             raise ValueError(f"out of range: {when!r}")
         utc = time.gmtime(math.floor(seconds))
@@ -380,7 +381,8 @@ def date_rfc1123(when: float | datetime | None = None) -> str:
 def secure_rng_get_bytes(n: int) -> bytes:
     """n random bytes (evutil_secure_rng_get_bytes). MemoryError if there is no room for them. For
     keys, Python's secrets module."""
-    if size(n) == 0:
+    n = size(n)
+    if n == 0:
         return b""
     try:
         block = _new_block("char[]", n)

@@ -125,3 +125,80 @@ void server_free(struct evconnlistener *lev)
 {
     evconnlistener_free(lev);
 }
+
+/* A queue of lines. */
+struct evbuffer *lines_new(void)
+{
+    struct evbuffer *buf = evbuffer_new();
+
+    evbuffer_add_printf(buf, "first\nsecond\n");
+    return buf;
+}
+
+/* The first line's length, -1: none; and takes it. */
+int lines_take(struct evbuffer *buf)
+{
+    size_t n;
+    char *line = evbuffer_readln(buf, &n, EVBUFFER_EOL_LF);
+
+    free(line);
+    return line ? (int)n : -1;
+}
+
+void lines_free(struct evbuffer *buf)
+{
+    evbuffer_free(buf);
+}
+
+/* A part of a file, to be sent to many. */
+struct evbuffer_file_segment *part_new(int fd, int offset, int length)
+{
+    return evbuffer_file_segment_new(fd, offset, length, EVBUF_FS_DISABLE_MMAP);
+}
+
+int part_add(struct evbuffer_file_segment *part, struct evbuffer *buf)
+{
+    return evbuffer_add_file_segment(buf, part, 0, -1);
+}
+
+void part_free(struct evbuffer_file_segment *part)
+{
+    evbuffer_file_segment_free(part);
+}
+
+/* So many bytes a minute, for each connection or for all that share it. */
+struct ev_token_bucket_cfg *limit_new(int n)
+{
+    static const struct timeval minute = {60, 0};
+
+    return ev_token_bucket_cfg_new((size_t)n, (size_t)n, (size_t)n, (size_t)n, &minute);
+}
+
+void limit_free(struct ev_token_bucket_cfg *limit)
+{
+    ev_token_bucket_cfg_free(limit);
+}
+
+struct bufferevent_rate_limit_group *share_new(struct event_base *base,
+                                               struct ev_token_bucket_cfg *limit)
+{
+    return bufferevent_rate_limit_group_new(base, limit);
+}
+
+int share_join(struct bufferevent_rate_limit_group *share, struct bufferevent *bev)
+{
+    return bufferevent_add_to_rate_limit_group(bev, share);
+}
+
+int share_written(struct bufferevent_rate_limit_group *share)
+{
+    ev_uint64_t read, written;
+
+    bufferevent_rate_limit_group_get_totals(share, &read, &written);
+    return (int)written;
+}
+
+void share_free(struct bufferevent_rate_limit_group *share)
+{
+    bufferevent_rate_limit_group_free(share);
+}

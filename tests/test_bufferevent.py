@@ -1999,6 +1999,50 @@ def test_close_after_write_ends_at_the_write_timeout(wired: Wired, run_until: Ru
     run_until(lambda: bev.closed)
 
 
+def test_close_after_write_ends_at_its_own_timeout(wired: Wired, run_until: RunUntil) -> None:
+    bev, _ = wired
+    bev.write(pattern(5_000_000))
+    bev.close_after_write(timeout=0.05)
+    run_until(lambda: bev.closed)
+
+
+def test_close_after_write_keeps_its_timeout_from_a_peer_that_reads(
+    wired: Wired, run_until: RunUntil
+) -> None:
+    bev, peer = wired
+    data = pattern(2_000_000)
+    got = bytearray()
+
+    def read() -> None:
+        with contextlib.suppress(BlockingIOError):
+            got.extend(peer.recv(50_000))
+
+    reader = Timer(bev.base, read, persist=True)
+    reader.add(0.01)
+    bev.write(data)
+    bev.close_after_write(timeout=0.2)
+    run_until(lambda: bev.closed)
+    got.extend(received(peer))
+    assert got == data
+
+
+def test_close_after_write_takes_the_place_of_the_write_timeout(
+    wired: Wired, run_until: RunUntil
+) -> None:
+    bev, _ = wired
+    bev.set_timeouts(write=60)
+    bev.write(pattern(5_000_000))
+    bev.close_after_write(timeout=0.05)
+    run_until(lambda: bev.closed)
+
+
+def test_close_after_write_with_a_bad_timeout_does_nothing(wired: Wired) -> None:
+    bev, _ = wired
+    with pytest.raises(ValueError, match="seconds"):
+        bev.close_after_write(timeout=-1)
+    bev.write(b"still open")
+
+
 def test_close_after_write_to_a_peer_that_never_reads_ends_with_the_base(
     base: EventBase, wired: Wired
 ) -> None:

@@ -211,6 +211,11 @@ def test_wrong_types_in_a_config_are_type_errors(call: str, value: Any) -> None:
         getattr(EventConfig(), call)(value)
 
 
+def test_a_method_with_a_nul_in_it_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        EventConfig().avoid_method("epoll\0x")
+
+
 def test_wrong_type_of_method_and_of_cpus() -> None:
     with pytest.raises(TypeError):
         EventConfig().avoid_method(1)  # type: ignore[arg-type]

@@ -608,7 +608,9 @@ def test_exceptions_of_a_signal_handler_cost_no_byte(base: EventBase, run_until:
     assert alarms > 0
 
 
-@pytest.mark.parametrize("result", [None, 3, -1, "ok", 0.5, [], object()], ids=repr)
+@pytest.mark.parametrize(
+    "result", [None, 3, -1, "ok", 0.5, 1.0, True, 1 << 70, [], object()], ids=repr
+)
 def test_another_result_is_a_type_error(base: EventBase, pair: Both, result: Any) -> None:
     f = BufferEvent.filter(pair[0], None, lambda *_: result)
     seen = Seen(f)
@@ -1013,6 +1015,18 @@ def test_close_after_write_loses_nothing(
         run_until(lambda: below.closed)
     else:
         assert not below.closed
+
+
+def test_close_after_write_hands_its_timeout_to_what_it_is_on(
+    base: EventBase, run_until: RunUntil
+) -> None:
+    below, _peer = socket_pair(base)
+    _peer.disable(EV_READ)
+    f = BufferEvent.filter(below, None, None, BEV_OPT_CLOSE_ON_FREE)
+    f.write(b"x" * 5_000_000)
+    f.close_after_write(timeout=0.05)
+    assert f.closed
+    run_until(lambda: below.closed)
 
 
 def test_close_after_write_of_two_deep_loses_nothing(base: EventBase, run_until: RunUntil) -> None:

@@ -1137,6 +1137,29 @@ def test_bufferevents_may_be_subclassed(base: EventBase, sockets: Sockets) -> No
     assert isinstance(b, Connection)
 
 
+def test_filters_may_be_subclassed(base: EventBase) -> None:
+    class Connection(BufferEvent):
+        __slots__ = ("name",)
+
+        name: str
+
+    a, b = BufferEvent.pair(base)
+    f = Connection.filter(a)
+    f.name = "filter"
+    assert type(f) is Connection
+    assert f.underlying is a
+    f.enable(EV_READ)
+    b.write(b"hello")
+    base.loop(EVLOOP_NONBLOCK)
+    assert f.read() == b"hello"
+
+
+def test_a_filter_has_no_dict(base: EventBase) -> None:
+    f = BufferEvent.filter(BufferEvent.pair(base)[0])
+    assert type(f) is BufferEvent
+    assert not hasattr(f, "__dict__")
+
+
 def test_listeners_may_be_subclassed(base: EventBase, run_until: RunUntil) -> None:
     class Server(Listener):
         clients: int

@@ -7,6 +7,8 @@ import shlex
 import shutil
 import socket
 import subprocess
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,9 @@ from pylibevent import (
     EV_READ,
     EV_TIMEOUT,
     EV_WRITE,
+    EVBUF_FS_DISABLE_SENDFILE,
     EVLOOP_NONBLOCK,
+    EVLOOP_ONCE,
     BufferEvent,
     ClosedError,
     EvBuffer,
@@ -27,9 +31,13 @@ from pylibevent import (
     EventBase,
     EventConfig,
     EventInfo,
+    FileSegment,
     LibeventError,
     Listener,
+    RateLimitGroup,
+    Signal,
     Timer,
+    TokenBucketConfig,
     ffi,
     lib,
 )
@@ -59,12 +67,29 @@ class Clib:
             struct evconnlistener *server_new(struct event_base *);
             void server_restore(struct evconnlistener *);
             void server_free(struct evconnlistener *);
+            struct evbuffer *lines_new(void);
+            int lines_take(struct evbuffer *);
+            void lines_free(struct evbuffer *);
+            struct evbuffer_file_segment *part_new(int fd, int offset, int length);
+            int part_add(struct evbuffer_file_segment *, struct evbuffer *);
+            void part_free(struct evbuffer_file_segment *);
+            struct ev_token_bucket_cfg *limit_new(int n);
+            void limit_free(struct ev_token_bucket_cfg *);
+            struct bufferevent_rate_limit_group *share_new(struct event_base *,
+                                                           struct ev_token_bucket_cfg *);
+            int share_join(struct bufferevent_rate_limit_group *, struct bufferevent *);
+            int share_written(struct bufferevent_rate_limit_group *);
+            void share_free(struct bufferevent_rate_limit_group *);
             """
         )
         self.lib: Any = self.ffi.dlopen(str(path))
 
     def base(self, base: EventBase) -> Any:
-        return self.ffi.cast("struct event_base *", int(ffi.cast("intptr_t", base.ptr)))
+        return self.its("struct event_base *", base)
+
+    def its(self, type_: str, ours: Any) -> Any:
+        """The struct of one of ours, as a pointer of the library's."""
+        return self.ffi.cast(type_, int(ffi.cast("intptr_t", ours.ptr)))
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +241,11 @@ def test_a_borrowed_base_has_everything(clib: Clib, c_base: Any) -> None:
         timer.close()
 
 
-@pytest.mark.parametrize("kind", [EventBase, EventConfig, Event, BufferEvent, Listener, EvBuffer])
+KINDS = [EventBase, EventConfig, Event, BufferEvent, Listener, EvBuffer, FileSegment]
+KINDS += [TokenBucketConfig, RateLimitGroup]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("ptr", "error"),
     [
@@ -316,6 +345,40 @@ def test_foreach_event_shows_those_of_c_without_an_event(
     shown = [info.event for info in infos if not info.internal]
     assert sorted(shown, key=bool) == [None, ours]
     ours.close()
+
+
+@pytest.mark.parametrize("pending", [True, False])
+def test_from_ptr_knows_our_own_events(base: EventBase, pending: bool) -> None:
+    events = [Event(base, 0, EV_TIMEOUT, print), Timer(base, print), Signal(base, 10, print)]
+    for event in events:
+        if pending:
+            event.add(9)
+        assert Event.from_ptr(event.ptr) is event
+        event.close()
+
+
+def test_from_ptr_knows_our_own_event_that_libevent_names(base: EventBase) -> None:
+    event = Timer(base, print)
+    event.add(9)
+    found: list[Event] = []
+
+    @ffi.callback("event_base_foreach_event_cb")
+    def look(_base: Any, ptr: Any, _arg: Any) -> int:
+        if lib.event_get_callback_arg(ptr) and lib.event_get_events(ptr) == 0:
+            found.append(Event.from_ptr(ffi.cast("struct event *", ptr)))
+        return 0
+
+    lib.event_base_foreach_event(base.ptr, look, ffi.NULL)
+    assert found == [event]
+    event.close()
+
+
+def test_from_ptr_of_our_own_event_that_is_closed_is_refused(base: EventBase) -> None:
+    event = Timer(base, print)
+    ptr = event.ptr
+    event.close()
+    with pytest.raises(ClosedError):
+        Event.from_ptr(ptr)
 
 
 # ---- bufferevents ----
@@ -502,6 +565,295 @@ def test_connections_of_a_listener_of_c_come_to_python_until_it_is_given_back(
 def test_from_ptr_knows_our_own_listeners(base: EventBase) -> None:
     listener = Listener.bind(base, print, ("127.0.0.1", 0))
     assert Listener.from_ptr(listener.ptr) is listener
+
+
+# ---- buffers ----
+
+
+@pytest.fixture
+def lines(clib: Clib) -> Iterator[Any]:
+    lines = clib.lib.lines_new()
+    yield lines
+    clib.lib.lines_free(lines)
+
+
+def test_a_buffer_of_c_is_read_and_filled(clib: Clib, lines: Any) -> None:
+    with EvBuffer.from_ptr(lines) as buf:
+        assert buf.readln() == b"first"
+        assert clib.lib.lines_take(lines) == len("second")
+        buf.add(b"by Python\n")
+        assert clib.lib.lines_take(lines) == len("by Python")
+        assert clib.lib.lines_take(lines) == -1
+
+
+def test_a_buffer_of_ours_is_read_by_c(clib: Clib) -> None:
+    buf = EvBuffer(b"one\nthree\n")
+    assert clib.lib.lines_take(clib.its("struct evbuffer *", buf)) == len("one")
+    assert buf == b"three\n"
+
+
+def test_from_ptr_knows_our_own_buffers() -> None:
+    buf = EvBuffer(b"x" * 5000)
+    assert EvBuffer.from_ptr(buf.ptr) is buf
+    assert EvBuffer.from_ptr(int(ffi.cast("intptr_t", buf.ptr))) is buf
+
+
+def test_a_buffer_is_borrowed_once(lines: Any) -> None:
+    with EvBuffer.from_ptr(lines) as buf:
+        view = buf.peek()[0]
+        with pytest.raises(BufferError):
+            EvBuffer.from_ptr(lines).drain(1)
+        assert bytes(view[:5]) == b"first"
+        view.release()
+
+
+def test_a_buffer_that_was_closed_is_borrowed_anew(lines: Any) -> None:
+    first = EvBuffer.from_ptr(lines)
+    first.close()
+    again = EvBuffer.from_ptr(lines)
+    assert again is not first
+    assert again.readln() == b"first"
+
+
+def test_a_buffer_of_c_where_one_of_ours_was_is_not_ours() -> None:
+    buf = EvBuffer()
+    address = buf.ptr
+    buf.close()
+    made = []
+    while address not in made and len(made) < 1000:
+        made.append(lib.evbuffer_new())
+    assert address in made
+    with EvBuffer.from_ptr(address) as borrowed:
+        assert borrowed is not buf
+        assert len(borrowed) == 0
+    for raw in made:
+        lib.evbuffer_free(raw)
+
+
+def test_from_ptr_knows_the_buffers_of_our_bufferevents(base: EventBase) -> None:
+    bev = BufferEvent.socket(base)
+    raw = bev.ptr
+    assert EvBuffer.from_ptr(lib.bufferevent_get_input(raw)) is bev.input
+    assert EvBuffer.from_ptr(lib.bufferevent_get_output(raw)) is bev.output
+
+
+def test_from_ptr_knows_the_buffers_of_what_ours_are_joined_to(base: EventBase) -> None:
+    a, b = BufferEvent.pair(base)
+    f = BufferEvent.filter(a)
+    under = lib.bufferevent_get_underlying(f.ptr)
+    partner = lib.bufferevent_pair_get_partner(under)
+    assert EvBuffer.from_ptr(lib.bufferevent_get_output(under)) is a.output
+    assert EvBuffer.from_ptr(lib.bufferevent_get_input(partner)) is b.input
+
+
+def test_from_ptr_knows_the_buffers_of_a_borrowed_bufferevent(
+    clib: Clib, base: EventBase, echo: tuple[Any, socket.socket]
+) -> None:
+    bev = BufferEvent.from_ptr(echo[0])
+    raw = ffi.cast("struct bufferevent *", int(clib.ffi.cast("intptr_t", echo[0])))
+    assert EvBuffer.from_ptr(lib.bufferevent_get_input(raw)) is bev.input
+    bev.close()
+    clib.lib.echo_free(echo[0])
+    base.loop(EVLOOP_NONBLOCK)
+
+
+def test_the_pointer_of_an_object_does_not_keep_it(base: EventBase) -> None:
+    buf, bev = EvBuffer(), BufferEvent.socket(base)
+    gone = [weakref.ref(buf), weakref.ref(bev)]
+    assert buf.ptr
+    assert bev.ptr
+    bev.close()
+    del buf, bev
+    assert [reference() for reference in gone] == [None, None]
+
+
+# ---- parts of files ----
+
+
+@pytest.fixture
+def file() -> Iterator[Any]:
+    with tempfile.TemporaryFile() as file:
+        file.write(b"0123456789")
+        file.flush()
+        yield file
+
+
+def test_a_segment_of_c_goes_into_our_buffers(clib: Clib, file: Any) -> None:
+    part = clib.lib.part_new(file.fileno(), 2, 4)
+    with FileSegment.from_ptr(part) as segment:
+        bufs = [EvBuffer(), EvBuffer()]
+        for buf in bufs:
+            buf.add_file_segment(segment)
+    clib.lib.part_free(part)
+    assert bufs == [b"2345", b"2345"]
+
+
+def test_a_segment_of_ours_goes_into_the_buffers_of_c(clib: Clib, lines: Any, file: Any) -> None:
+    with FileSegment(file, 2, 4, EVBUF_FS_DISABLE_SENDFILE) as segment:
+        part = clib.its("struct evbuffer_file_segment *", segment)
+        assert clib.lib.part_add(part, lines) == 0
+    with EvBuffer.from_ptr(lines) as buf:
+        assert buf == b"first\nsecond\n2345"
+
+
+def test_from_ptr_knows_our_own_segments(file: Any) -> None:
+    with FileSegment(file) as segment:
+        assert FileSegment.from_ptr(segment.ptr) is segment
+
+
+# ---- rate limits ----
+
+
+@pytest.fixture
+def limit(clib: Clib) -> Iterator[Any]:
+    limit = clib.lib.limit_new(1000)
+    yield limit
+    clib.lib.limit_free(limit)
+
+
+def test_a_limit_of_c_holds_for_our_bufferevents(
+    base: EventBase, limit: Any, sockets: tuple[socket.socket, socket.socket]
+) -> None:
+    bev = BufferEvent.socket(base, sockets[0])
+    bev.set_rate_limit(TokenBucketConfig.from_ptr(limit))
+    bev.write(b"x" * 5000)
+    base.loop(EVLOOP_NONBLOCK)
+    assert len(_received(sockets[1]) + _received(sockets[1])) <= 1000
+    assert len(bev.output) >= 4000
+    bev.close()
+    base.loop(EVLOOP_NONBLOCK)
+
+
+def test_a_limit_of_ours_is_used_by_c(clib: Clib, base: EventBase) -> None:
+    cfg = TokenBucketConfig(10, 10, 20, 20)
+    its = clib.its("struct ev_token_bucket_cfg *", cfg)
+    share = clib.lib.share_new(clib.base(base), its)
+    with RateLimitGroup.from_ptr(share, base) as group:
+        assert (group.read_limit, group.write_limit) == (10, 20)
+    clib.lib.share_free(share)
+
+
+def test_from_ptr_knows_our_own_limits() -> None:
+    cfg = TokenBucketConfig(10)
+    assert TokenBucketConfig.from_ptr(cfg.ptr) is cfg
+
+
+@pytest.fixture
+def share(clib: Clib, base: EventBase, limit: Any) -> Iterator[Any]:
+    """A group that the library has made on our base."""
+    share = clib.lib.share_new(clib.base(base), limit)
+    yield share
+    clib.lib.share_free(share)
+
+
+def test_our_bufferevents_join_a_group_of_c(
+    clib: Clib, base: EventBase, share: Any, sockets: tuple[socket.socket, socket.socket]
+) -> None:
+    bev = BufferEvent.socket(base, sockets[0])
+    with RateLimitGroup.from_ptr(share, base) as group:
+        assert group.base is base
+        bev.add_to_rate_limit_group(group)
+        bev.write(b"x" * 5000)
+        base.loop(EVLOOP_NONBLOCK)
+        assert clib.lib.share_written(share) == group.get_totals()[1] == 1000
+    assert group.closed
+
+
+def test_bufferevents_leave_a_group_of_c_when_it_is_given_back(
+    base: EventBase, share: Any, sockets: tuple[socket.socket, socket.socket]
+) -> None:
+    bev = BufferEvent.socket(base, sockets[0])
+    group = RateLimitGroup.from_ptr(share, base)
+    bev.add_to_rate_limit_group(group)
+    bev.write(b"x" * 5000)
+    group.close()
+    base.loop(EVLOOP_NONBLOCK)
+    assert len(bev.output) == 0
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_group_of_c_goes_on_when_its_members_are_closed(
+    clib: Clib, base: EventBase, share: Any, named: bool
+) -> None:
+    bev = BufferEvent.socket(base)
+    group = RateLimitGroup.from_ptr(share, base)
+    bev.add_to_rate_limit_group(group)
+    if not named:
+        del group
+    bev.close()
+    base.loop(EVLOOP_NONBLOCK)
+    assert clib.lib.share_written(share) == 0
+
+
+def test_a_group_of_c_may_be_closed_along_with_the_base(
+    clib: Clib, limit: Any, sockets: tuple[socket.socket, socket.socket]
+) -> None:
+    base = EventBase()
+    share = clib.lib.share_new(clib.base(base), limit)
+    group = RateLimitGroup.from_ptr(share, base)
+    bev = BufferEvent.socket(base, sockets[0])
+    bev.add_to_rate_limit_group(group)
+    bev.close()
+    clib.lib.share_free(share)
+    base.close()
+    assert group.closed
+
+
+def test_a_bufferevent_of_c_joins_a_group_of_ours(
+    clib: Clib, base: EventBase, echo: tuple[Any, socket.socket]
+) -> None:
+    group = RateLimitGroup(base, TokenBucketConfig(100, 100, 50, 50))
+    its = clib.its("struct bufferevent_rate_limit_group *", group)
+    assert clib.lib.share_join(its, echo[0]) == 0
+    echo[1].send(b"x" * 80)
+    base.loop(EVLOOP_ONCE)
+    base.loop(EVLOOP_NONBLOCK)
+    assert _received(echo[1]) == b"x" * 50
+    clib.lib.echo_free(echo[0])
+    base.loop(EVLOOP_NONBLOCK)
+    group.close()
+
+
+def test_only_c_configures_its_group(base: EventBase, share: Any) -> None:
+    with (
+        RateLimitGroup.from_ptr(share, base) as group,
+        pytest.raises(LibeventError, match="belongs to a C library"),
+    ):
+        group.set_cfg(TokenBucketConfig(10))
+
+
+def test_a_group_is_borrowed_once(base: EventBase, share: Any) -> None:
+    with RateLimitGroup.from_ptr(share, base) as group:
+        assert RateLimitGroup.from_ptr(share) is group
+        assert RateLimitGroup.from_ptr(share, base) is group
+
+
+def test_a_group_of_c_needs_its_base(share: Any) -> None:
+    with pytest.raises(TypeError, match="base"):
+        RateLimitGroup.from_ptr(share)
+
+
+def test_from_ptr_knows_our_own_groups(base: EventBase) -> None:
+    group = RateLimitGroup(base, TokenBucketConfig(10))
+    assert RateLimitGroup.from_ptr(group.ptr) is group
+
+
+def test_a_group_of_ours_that_only_its_members_have_is_not_borrowed(base: EventBase) -> None:
+    bev = BufferEvent.socket(base)
+    group = RateLimitGroup(base, TokenBucketConfig(10))
+    bev.add_to_rate_limit_group(group)
+    ptr = group.ptr
+    del group
+    with pytest.raises(ClosedError):
+        RateLimitGroup.from_ptr(ptr, base)
+
+
+# ---- configs ----
+
+
+def test_from_ptr_knows_our_own_configs() -> None:
+    with EventConfig() as config:
+        assert EventConfig.from_ptr(config.ptr) is config
 
 
 def test_a_config_of_c_makes_bases_of_ours() -> None:

@@ -1102,6 +1102,18 @@ def test_foreach_event_tells_what_is_not_ours(base: EventBase, sockets: Sockets)
     bev.close()
 
 
+@pytest.mark.parametrize("value", [None, 1, "text"])
+def test_foreach_event_with_no_function_is_a_type_error(base: EventBase, value: Any) -> None:
+    with pytest.raises(TypeError, match="callback"):
+        base.foreach_event(value)
+
+
+@pytest.mark.parametrize("value", [1, "text", []])
+def test_dump_events_to_no_file_is_a_type_error(base: EventBase, value: Any) -> None:
+    with pytest.raises(TypeError, match="write"):
+        base.dump_events(value)
+
+
 def test_dump_events_says_what_is_added_and_what_is_active(
     base: EventBase, sockets: Sockets
 ) -> None:

@@ -73,6 +73,7 @@ double pyle_event_expires(struct pyle_event *);               /* seconds from no
 int pyle_event_get_priority(struct pyle_event *);
 int pyle_event_set_priority(struct pyle_event *, int priority);
 struct event *pyle_event_ptr(struct pyle_event *);            /* NULL once closed */
+long long pyle_event_owner(struct event *);                   /* its token, 0: not pending; -1: not ours */
 long long pyle_event_finalize(struct pyle_event *, long long token); /* the token it had, 0: none */
 
 struct pyle_event_info {   /* an event of a base's, as it is at that moment */
@@ -172,7 +173,8 @@ int pyle_bev_pair(struct pyle_bev *, struct pyle_bev *, int options);
 int pyle_bev_filter(struct pyle_bev *, struct pyle_bev *under, int filters, int options);
 int pyle_bev_borrow(struct pyle_bev *, struct bufferevent *);
 int pyle_bev_close(struct pyle_bev *, int by_base);
-int pyle_bev_finish(struct pyle_bev *);                        /* 1: nothing to wait for, close it */
+/* timeout: for writing, -1: as it is. 1: nothing to wait for, close it */
+int pyle_bev_finish(struct pyle_bev *, double timeout);
 struct bufferevent *pyle_bev_ptr(struct pyle_bev *);
 struct bufferevent *pyle_bev_expose(struct pyle_bev *);        /* the same, for the user */
 struct pyle_buf *pyle_bev_buffer(struct pyle_bev *, int input); /* its own; NULL: closed, or no memory */
@@ -210,6 +212,7 @@ struct ev_token_bucket_cfg *pyle_limit_ptr(struct pyle_limit *);
 struct pyle_group *pyle_group_new(struct pyle_base *);         /* NULL: no memory */
 void pyle_group_unref(struct pyle_group *);
 int pyle_group_open(struct pyle_group *, struct pyle_limit *);
+int pyle_group_borrow(struct pyle_group *, struct bufferevent_rate_limit_group *);
 int pyle_group_close(struct pyle_group *);
 struct bufferevent_rate_limit_group *pyle_group_ptr(struct pyle_group *); /* NULL once closed */
 int pyle_group_set_cfg(struct pyle_group *, struct pyle_limit *);

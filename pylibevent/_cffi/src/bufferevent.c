@@ -256,6 +256,8 @@ void pyle_bev_resume_soon(struct pyle_bev *pv)
 static void on_read(struct bufferevent *bev, void *arg);
 static void on_write(struct bufferevent *bev, void *arg);
 static void on_bev_event(struct bufferevent *bev, short what, void *arg);
+static int set_timeouts(struct bufferevent *bev, const struct timeval *read,
+                        const struct timeval *write);
 
 /* on_event, and so on, of ours are set in it: then this is whose it is. */
 struct pyle_bev *pyle_bev_behind(struct bufferevent *bev)
@@ -840,8 +842,9 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
     return (int)pyle_sync_leave(sync, 0);
 }
 
-int pyle_bev_finish(struct pyle_bev *pv)
+int pyle_bev_finish(struct pyle_bev *pv, double timeout)
 {
+    struct timeval limit;
     struct pyle_use u;
     struct bufferevent *bev;
     int sync, rc = begin_settled(pv, &u, 1);
@@ -877,6 +880,8 @@ int pyle_bev_finish(struct pyle_bev *pv)
         bufferevent_setcb(bev, NULL, on_write, on_bev_event, pv);
         bufferevent_disable(bev, EV_READ);
         bufferevent_setwatermark(bev, EV_WRITE, 0, 0);
+        if (pyle_timeval(timeout, &limit))
+            set_timeouts(bev, NULL, &limit);
         if (viewed(pv->output)) {
             bufferevent_disable(bev, EV_WRITE);
             pv->held = EV_WRITE;

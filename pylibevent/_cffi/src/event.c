@@ -454,6 +454,20 @@ struct event *pyle_event_ptr(struct pyle_event *pe)
     return pe->open && !pe->pb->closed ? pe->at : NULL;
 }
 
+static struct pyle_event *owner(const struct event *ev)
+{
+    event_callback_fn fn = event_get_callback(ev);
+
+    return fn == on_event || fn == on_timer || fn == on_signal ? event_get_callback_arg(ev) : NULL;
+}
+
+long long pyle_event_owner(struct event *ev)
+{
+    struct pyle_event *pe = owner(ev);
+
+    return pe ? pyle_event_token(pe) : -1;
+}
+
 /* ---- all of a base's ---- */
 
 struct collection {
@@ -467,15 +481,15 @@ static int collect(const struct event_base *base, const struct event *ev, void *
 {
     struct collection *c = arg;
     struct pyle_event_info *info = &c->out[c->n];
-    event_callback_fn fn = event_get_callback(ev);
+    struct pyle_event *pe = owner(ev);
     int flags = ev->ev_evcallback.evcb_flags;
 
     (void)base;
     if (c->n++ >= c->max)
         return 0;
     memset(info, 0, sizeof(*info));
-    if (fn == on_event || fn == on_timer || fn == on_signal)
-        info->token = ((struct pyle_event *)event_get_callback_arg(ev))->token;
+    if (pe)
+        info->token = pe->token;
     info->fd = event_get_fd(ev);
     info->events = event_get_events(ev);
     info->priority = event_get_priority(ev);

@@ -209,6 +209,7 @@ struct pyle_group {
     ssize_t burst[2];          /* as in pyle_limit */
     int msec;
     int refs;                  /* the handle's, and one for each member; under the base's lock */
+    int borrowed;              /* group is somebody else's */
     struct pyle_group *next, **to_this; /* on pb->groups while open */
 };
 

@@ -132,6 +132,17 @@ static void set_burst(struct pyle_group *pg, const struct pyle_limit *limit)
     pg->msec = limit->msec;
 }
 
+static void list(struct pyle_group *pg)
+{
+    struct pyle_base *pb = pg->pb;
+
+    pg->next = pb->groups;
+    pg->to_this = &pb->groups;
+    if (pb->groups)
+        pb->groups->to_this = &pg->next;
+    pb->groups = pg;
+}
+
 int pyle_group_open(struct pyle_group *pg, struct pyle_limit *limit)
 {
     struct pyle_base *pb = pg->pb;
@@ -146,13 +157,27 @@ int pyle_group_open(struct pyle_group *pg, struct pyle_limit *limit)
     } else {
         set_burst(pg, limit);
         pyle_note_priority(pb, event_base_get_npriorities(pb->base) / 2); /* its timer's */
-        pg->next = pb->groups;
-        pg->to_this = &pb->groups;
-        if (pb->groups)
-            pb->groups->to_this = &pg->next;
-        pb->groups = pg;
+        list(pg);
     }
     return leave(pg, rc);
+}
+
+int pyle_group_borrow(struct pyle_group *pg, struct bufferevent_rate_limit_group *group)
+{
+    struct pyle_base *pb = pg->pb;
+    struct pyle_group *other;
+    int rc = pyle_enter_base(pb);
+
+    if (rc < 0)
+        return rc;
+    for (other = pb->groups; other; other = other->next)
+        if (other->group == group && !other->borrowed) /* ours, that only members hold */
+            return leave(pg, PYLE_CLOSED);
+    pg->group = group;
+    pg->burst[0] = pg->burst[1] = INT_MAX;
+    pg->borrowed = 1;
+    list(pg);
+    return leave(pg, 0);
 }
 
 /* Under the base's lock. */
@@ -162,7 +187,7 @@ static void end_group(struct pyle_group *pg, struct bufferevent_rate_limit_group
     *pg->to_this = pg->next;
     if (pg->next)
         pg->next->to_this = pg->to_this;
-    if (group)
+    if (group && !pg->borrowed)
         bufferevent_rate_limit_group_free(group);
 }
 
@@ -280,7 +305,8 @@ int pyle_group_close(struct pyle_group *pg)
         pyle_bev_unref(pv);
         pthread_mutex_lock(&pb->lock);
     }
-    bufferevent_rate_limit_group_free(group);
+    if (!pg->borrowed)
+        bufferevent_rate_limit_group_free(group);
     if (--pb->inflight == 0)
         pthread_cond_broadcast(&pb->idle);
     return leave(pg, 0);
@@ -292,6 +318,8 @@ int pyle_group_set_cfg(struct pyle_group *pg, struct pyle_limit *limit)
 
     if (rc < 0)
         return rc;
+    if (pg->borrowed)
+        return leave(pg, PYLE_BORROWED); /* its ticks are not known here */
     /* libevent would go on counting ticks of the new length from a count of the old ones: as the
      * time of day has it, it would refill at once, or not for years. */
     if (limit->msec != pg->msec || limit->msec == 0)
