@@ -43,8 +43,8 @@ def _gone(reference: _Reference, _references: set[_Reference] = _references) -> 
     reference.release(reference.ptr)
 
 
-# What C code may know by its address, for from_ptr. The memory may have another user by now: whoever
-# finds an object here asks it whether that is still its struct.
+# What C code may know by its address, for from_ptr. The memory may have another user by now:
+# whoever finds an object here asks it whether that is still its struct.
 _exposed: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDictionary()
 
 

@@ -16,7 +16,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from socket import AF_INET, AF_INET6, AddressFamily, SocketKind
 from typing import Any
 
@@ -31,6 +31,7 @@ AddressInfo = tuple[AddressFamily, SocketKind, int, str, Address]
 
 _PACKED = {AF_INET: 4, AF_INET6: 16}
 _MAX_PORT = 0xFFFF
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MONOTONIC_FLAGS = sum(MonotonicFlags)
 
 
@@ -359,10 +360,14 @@ def date_rfc1123(when: float | datetime | None = None) -> str:
     None for now (evutil_date_rfc1123). ValueError outside of the years 1 to 9999."""
     tm: Any = ffi.NULL
     if when is not None:
-        seconds = when.timestamp() if isinstance(when, datetime) else when
-        if not isinstance(seconds, (int, float)):
-            raise TypeError(f"when must be a number or a datetime, not {type(when).__name__}")
-        seconds = real(seconds)
+        if not isinstance(when, datetime):
+            if not isinstance(when, (int, float)):
+                raise TypeError(f"when must be a number or a datetime, not {type(when).__name__}")
+            seconds = real(when)
+        elif when.utcoffset() is None:
+            seconds = real(when.replace(microsecond=0).timestamp())
+        else:  # a float has no room for the microseconds of distant years
+            seconds = operator.index((when - _EPOCH) // timedelta(seconds=1))
         if not -62135596800 <= seconds < 253402300800:  # nor NaN
             raise ValueError(f"out of range: {when!r}")
         utc = time.gmtime(math.floor(seconds))

@@ -226,6 +226,7 @@ def things(base: EventBase) -> Iterator[Things]:
     yield things
     things.buf.close()
     things.file.close()
+    event.enable_debug_logging(0)
 
 
 @pytest.mark.parametrize("call", ALL.values(), ids=ALL.keys())

@@ -619,7 +619,7 @@ def test_a_buffer_of_c_where_one_of_ours_was_is_not_ours() -> None:
     buf = EvBuffer()
     address = buf.ptr
     buf.close()
-    made = []
+    made: list[Any] = []
     while address not in made and len(made) < 1000:
         made.append(lib.evbuffer_new())
     assert address in made
@@ -659,7 +659,7 @@ def test_from_ptr_knows_the_buffers_of_a_borrowed_bufferevent(
 
 def test_the_pointer_of_an_object_does_not_keep_it(base: EventBase) -> None:
     buf, bev = EvBuffer(), BufferEvent.socket(base)
-    gone = [weakref.ref(buf), weakref.ref(bev)]
+    gone: list[weakref.ref[Any]] = [weakref.ref(buf), weakref.ref(bev)]
     assert buf.ptr
     assert bev.ptr
     bev.close()

@@ -784,6 +784,13 @@ def test_date_rfc1123_of_a_datetime(when: datetime) -> None:
     assert util.date_rfc1123(when) == expected
 
 
+@pytest.mark.parametrize("zone", [timezone.utc, None])
+def test_date_rfc1123_does_not_round_up(zone: timezone | None) -> None:
+    when = datetime(4148, 1, 1, 0, 0, 0, 999_999, tzinfo=zone)
+    expected = format_datetime(when.astimezone(timezone.utc), usegmt=True)
+    assert util.date_rfc1123(when) == expected
+
+
 def test_date_rfc1123_of_now() -> None:
     before = datetime.now(timezone.utc)
     text = util.date_rfc1123()
