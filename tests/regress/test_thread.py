@@ -478,7 +478,7 @@ for thread in threads:
 base.loop(EVLOOP_NO_EXIT_ON_EMPTY)
 for thread in threads:
     thread.join()
-while not {"end", "timer"} <= seen:
+while not {{"end", "timer"}} <= seen:
     base.loop(EVLOOP_ONCE)
 base.close()
 print(n, sorted(map(str, seen)))
