@@ -161,24 +161,27 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
 
 /* ---- writing ---- */
 
-/* Writes what the socket takes, up to a bound. 1: something was written, 0: it takes nothing now;
- * else it has failed, and the event callback knows. */
+/* Writes what the socket takes of what there is now, up to a bound. 1: something was written, 0: it
+ * takes nothing now; else it has failed, and the event callback knows. A callback of the output's
+ * may add to it, or end it. */
 static int write_out(struct bufferevent *bev, int options)
 {
     struct evbuffer *output = bev->output;
-    ssize_t n, written = 0;
+    ssize_t n, written = 0, most = (ssize_t)evbuffer_get_length(output);
     int error;
 
+    if (most > MOST_WRITTEN)
+        most = MOST_WRITTEN;
     do {
         evbuffer_unfreeze(output, 1);
-        n = evbuffer_write_atmost(output, event_get_fd(&bev->ev_write), MOST_WRITTEN - written);
+        n = evbuffer_write_atmost(output, event_get_fd(&bev->ev_write), most - written);
         error = errno;
         evbuffer_freeze(output, 1);
         if (n > 0)
             written += n;
-    } while (n > 0 && written < MOST_WRITTEN && evbuffer_get_length(output) > 0 &&
-             (bev->enabled & EV_WRITE)); /* a callback of the output's may have ended it */
-    if (n > 0 || (n < 0 && is_retriable(error)))
+    } while (n > 0 && written < most && (bev->enabled & EV_WRITE));
+    /* 0 is what libevent makes of sendfile's EAGAIN, too: not to be believed but when writable. */
+    if (n > 0 || (n < 0 && is_retriable(error)) || (n == 0 && (written > 0 || options)))
         return written > 0;
     failed(bev, EV_WRITE, n == 0 ? BEV_EVENT_EOF : BEV_EVENT_ERROR, error, options);
     return -1;
