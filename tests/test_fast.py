@@ -91,7 +91,7 @@ class Wire:
         self.errors: list[int | None] = []
         self.data = b""
         self.on_read: Callable[[BufferEvent], object] | None = None
-        self.bev.setcb(self.read, self.write, self.event)
+        self.bev.setcb(self.read, None, self.event)
         self.bev.enable(EV_READ)
 
     def read(self, bev: BufferEvent) -> None:
@@ -102,8 +102,8 @@ class Wire:
         if not bev.closed:
             self.calls.append("read is over")
 
-    def write(self, _bev: BufferEvent) -> None:
-        self.calls.append("write")
+    def watch_writes(self) -> None:
+        self.bev.setcb(self.read, lambda _bev: self.calls.append("write"), self.event)
 
     def event(self, bev: BufferEvent, what: int) -> None:
         self.calls.append("event")
@@ -536,6 +536,19 @@ def test_disabled_after_the_write_nothing_goes_out(wired: Wire, gets: Gets, mean
     assert gets(wired.peer, 4) == b"held"
 
 
+@pytest.mark.parametrize("n", [16384, 16385, 100000])
+def test_disabled_after_a_large_write_nothing_goes_out(gets: Gets, wired: Wire, n: int) -> None:
+    def answer(bev: BufferEvent) -> None:
+        bev.write(BIG[:n])
+        assert (len(bev.output), bytes(bev.output)) == (n, BIG[:n])
+        bev.disable(EV_WRITE)
+
+    wired.ask(answer, 5)
+    assert received(wired.peer) == b""
+    wired.bev.enable(EV_WRITE)
+    assert gets(wired.peer, n) == BIG[:n]
+
+
 def test_disabled_in_a_callback_of_the_output_nothing_goes_out(wired: Wire, gets: Gets) -> None:
     wired.bev.output.add_cb(lambda *_: wired.bev.disable(EV_WRITE))
     wired.ask(lambda bev: bev.write(b"held"), 5)
@@ -588,6 +601,7 @@ def test_disabled_while_a_part_goes_out_the_rest_stays(wired: Wire, gets: Gets) 
 
 
 def test_the_write_callback_comes_once_after_the_read_callback(wired: Wire) -> None:
+    wired.watch_writes()
     def answer(bev: BufferEvent) -> None:
         bev.write(b"a")
         bev.output.add(b"b")
@@ -617,6 +631,7 @@ def test_it_is_not_called_above_the_low_watermark(wired: Wire, gets: Gets) -> No
 
 
 def test_it_is_called_though_something_is_left_below_the_low_watermark(wired: Wire) -> None:
+    wired.watch_writes()
     wired.bev.setwatermark(EV_WRITE, 1 << 30, 0)
     wired.ask(lambda bev: bev.write(BIG), 1)
     assert wired.calls == ["read", "read is over", "write"]
@@ -624,6 +639,7 @@ def test_it_is_called_though_something_is_left_below_the_low_watermark(wired: Wi
 
 
 def test_it_waits_while_writing_is_disabled(wired: Wire, run_until: RunUntil) -> None:
+    wired.watch_writes()
     def answer(bev: BufferEvent) -> None:
         bev.write(b"x")
         Timer(wired.base, lambda: None).add(0)
@@ -673,6 +689,22 @@ def test_everything_comes_in_order(tcp: Wire, gets: Gets, means: Any) -> None:
     tcp.ask(lambda bev: bev.write(b",and more"))
     wanted = b"begin," + BIG + b",end,and more"
     assert got + gets(tcp.peer, len(wanted) - len(got)) == wanted
+    assert tcp.events == []
+
+
+def test_a_file_for_which_there_is_no_room_yet(gets: Gets, wired: Wire) -> None:
+    """libevent takes sendfile's EAGAIN for an end."""
+    before = wired.fill()
+    wired.ask(lambda bev: add_file(bev, b"the file"), 3)
+    assert wired.events == []
+    assert gets(wired.peer, before + 8)[before:] == b"the file"
+    for n in (1, 3000, 100000, 1 << 20):
+        before = wired.fill()
+        got = wired.peer.recv(before // 2)
+        wired.ask(lambda bev, n=n: add_file(bev, BIG[:n]))  # type: ignore[misc]
+        left = before - len(got)
+        assert gets(wired.peer, left + n)[left:] == BIG[:n]
+    assert wired.events == []
 
 
 def test_half_an_outbox_is_taken(wired: Wire, gets: Gets) -> None:
@@ -861,6 +893,7 @@ def test_an_echo(wire: MakeWire, run_until: RunUntil, options: int) -> None:
 
 def test_deferred_callbacks_come_after_the_read(wire: MakeWire) -> None:
     one, other = wire(OPTIONS["deferred"]), wire(OPTIONS["deferred"])
+    other.watch_writes()
     one.on_read = lambda _bev: other.bev.write(b"from one")
     one.peer.send(b"?")
     few_rounds(one.base, 3)
@@ -1092,9 +1125,8 @@ peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
 n = peer.send(bytes(200000))
 assert n == 200000, n
 del bev
-base.loop(EVLOOP_ONCE)
 for _ in range(10):
-    base.loop(ONE_PASS)
+    base.loop(EVLOOP_NONBLOCK)
 base.close()
 print(events)
 """
@@ -1142,10 +1174,11 @@ def test_an_error_while_it_waits_to_close(wire: MakeWire, run_until: RunUntil) -
 # ---- closing ----
 
 
+@pytest.mark.parametrize("n", [7, 100000])
 @pytest.mark.parametrize("means", MEANS.values(), ids=MEANS)
-def test_close_drops_what_the_callback_wrote(wired: Wire, means: Any) -> None:
+def test_close_drops_what_the_callback_wrote(wired: Wire, means: Any, n: int) -> None:
     def answer(bev: BufferEvent) -> None:
-        means(bev, b"dropped")
+        means(bev, BIG[:n])
         bev.close()
 
     wired.ask(answer, 3)
