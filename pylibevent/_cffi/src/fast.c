@@ -15,8 +15,8 @@
 #define SCRATCH 65408          /* read at once: 64 KiB with what libevent adds, and rounds up */
 #define MOST_READ (4 * SCRATCH) /* and so much before others have their turn */
 #define MOST_WRITTEN (1 << 18)
-#define OUTBOX 65536           /* answers that are on their way through it, not through a buffer */
-#define MOST_POSTED 16384
+#define OUTBOX 262144          /* answers that are on their way through it, not through a buffer */
+#define MOST_POSTED 131072
 #define IS_ARMED(ev) \
     ((ev)->ev_evcallback.evcb_flags & (EVLIST_INSERTED | EVLIST_ACTIVE | EVLIST_ACTIVE_LATER))
 
@@ -161,24 +161,27 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
 
 /* ---- writing ---- */
 
-/* Writes what the socket takes, up to a bound. 1: something was written, 0: it takes nothing now;
- * else it has failed, and the event callback knows. */
+/* Writes what the socket takes of what there is now, up to a bound. 1: something was written, 0: it
+ * takes nothing now; else it has failed, and the event callback knows. A callback of the output's
+ * may add to it, or end it. */
 static int write_out(struct bufferevent *bev, int options)
 {
     struct evbuffer *output = bev->output;
-    ssize_t n, written = 0;
+    ssize_t n, written = 0, most = (ssize_t)evbuffer_get_length(output);
     int error;
 
+    if (most > MOST_WRITTEN)
+        most = MOST_WRITTEN;
     do {
         evbuffer_unfreeze(output, 1);
-        n = evbuffer_write_atmost(output, event_get_fd(&bev->ev_write), MOST_WRITTEN - written);
+        n = evbuffer_write_atmost(output, event_get_fd(&bev->ev_write), most - written);
         error = errno;
         evbuffer_freeze(output, 1);
         if (n > 0)
             written += n;
-    } while (n > 0 && written < MOST_WRITTEN && evbuffer_get_length(output) > 0 &&
-             (bev->enabled & EV_WRITE)); /* a callback of the output's may have ended it */
-    if (n > 0 || (n < 0 && is_retriable(error)))
+    } while (n > 0 && written < most && (bev->enabled & EV_WRITE));
+    /* 0 is what libevent makes of sendfile's EAGAIN, too: not to be believed but when writable. */
+    if (n > 0 || (n < 0 && is_retriable(error)) || (n == 0 && (written > 0 || options)))
         return written > 0;
     failed(bev, EV_WRITE, n == 0 ? BEV_EVENT_EOF : BEV_EVENT_ERROR, error, options);
     return -1;
@@ -299,28 +302,9 @@ static int post(struct pyle_bev *pv, struct bufferevent *bev, const void *data, 
     return 1;
 }
 
-/* Much goes out as it is: it would fill the socket, and a buffer would only be a copy. */
-static size_t write_directly(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n)
-{
-    ssize_t written;
-
-    if (n <= MOST_POSTED || pv->posted || pv->unsent || evbuffer_get_length(bev->output) > 0 ||
-        bev->writecb || (pv->output && pv->output->cb) || !may_wait(pv, bev))
-        return 0;
-    written = write(event_get_fd(&bev->ev_write), data, n < MOST_WRITTEN ? n : MOST_WRITTEN);
-    if (written < 0 && !is_retriable(errno))
-        failed(bev, EV_WRITE, BEV_EVENT_ERROR, errno, BEV_TRIG_DEFER_CALLBACKS);
-    return written > 0 ? (size_t)written : 0;
-}
-
 int pyle_bev_put(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n)
 {
-    size_t written;
-
-    if (post(pv, bev, data, n))
-        return 0;
-    written = write_directly(pv, bev, data, n);
-    return written == n ? 0 : add(pv, bev, (const char *)data + written, n - written);
+    return post(pv, bev, data, n) ? 0 : add(pv, bev, data, n);
 }
 
 /* The same answers as write_out(). */
