@@ -8,7 +8,6 @@ import errno
 import os
 import random
 import re
-import select
 import shutil
 import signal
 import socket
@@ -56,7 +55,6 @@ from pylibevent import (
     Signal,
     Timer,
     TokenBucketConfig,
-    ffi,
     lib,
 )
 
@@ -212,9 +210,11 @@ MEANS: dict[str, Callable[[BufferEvent, bytes], object]] = {
     "write": BufferEvent.write,
     "write_buffer": write_buffer,
     "add": lambda bev, data: bev.output.add(data),
-    "add_printf": lambda bev, data: bev.output.add_printf("%s", data.decode("latin-1"))
-    if data.isascii()
-    else bev.output.add(data),
+    "add_printf": lambda bev, data: (
+        bev.output.add_printf("%s", data.decode("latin-1"))
+        if data.isascii()
+        else bev.output.add(data)
+    ),
     "add_reference": lambda bev, data: bev.output.add_reference(data),
     "add_buffer": lambda bev, data: bev.output.add_buffer(EvBuffer(data)),
     "add_buffer_reference": lambda bev, data: bev.output.add_buffer_reference(EvBuffer(data)),
@@ -317,10 +317,12 @@ def test_an_accept_callback_writes(base: EventBase, wired: Wire) -> None:
         BufferEvent.socket(base, fd).write(b"welcome")
         wired.bev.write(b"one more")
 
-    with Listener.bind(base, on_accept, ("127.0.0.1", 0)) as listener:
-        with socket.create_connection(listener.address) as client:
-            base.loop(ONE_PASS)
-            assert client.recv(100, socket.MSG_DONTWAIT) == b"welcome"
+    with (
+        Listener.bind(base, on_accept, ("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.address) as client,
+    ):
+        base.loop(ONE_PASS)
+        assert client.recv(100, socket.MSG_DONTWAIT) == b"welcome"
     assert received(wired.peer) == b"one more"
 
 
@@ -355,11 +357,11 @@ def test_a_signal_handler_of_pythons_writes(wired: Wire, gets: Gets) -> None:
 
 
 def test_the_event_and_the_write_callback_write(wired: Wire, gets: Gets) -> None:
-    wired.bev.setcb(
-        None,
-        lambda bev: bev.setcb(event=lambda bev, _what: bev.write(b"bye")) or bev.write(b"more,"),
-        None,
-    )
+    def on_write(bev: BufferEvent) -> None:
+        bev.setcb(event=lambda bev, _what: bev.write(b"bye"))
+        bev.write(b"more,")
+
+    wired.bev.setcb(None, on_write, None)
     wired.bev.write(b"out,")
     assert gets(wired.peer, 9) == b"out,more,"
     wired.peer.shutdown(socket.SHUT_WR)
@@ -367,7 +369,11 @@ def test_the_event_and_the_write_callback_write(wired: Wire, gets: Gets) -> None
 
 
 def test_a_callback_of_the_input_writes(base: EventBase, wired: Wire) -> None:
-    wired.bev.input.add_cb(lambda _buf, _size, added, _gone: added and wired.bev.write(b"from it"))
+    def on_change(_buf: EvBuffer, _size: int, added: int, _gone: int) -> None:
+        if added:
+            wired.bev.write(b"from it")
+
+    wired.bev.input.add_cb(on_change)
     wired.peer.send(b"x")
     base.loop(ONE_PASS)
     assert received(wired.peer) == b"from it"
@@ -515,7 +521,9 @@ def test_enabled_in_a_callback_of_the_output(wired: Wire, means: Any) -> None:
     assert set(seen) == {EV_READ | EV_WRITE}
 
 
-def test_disabled_before_the_callback_nothing_goes_out_until_it_is_enabled(base: EventBase, wired: Wire, gets: Gets) -> None:
+def test_disabled_before_the_callback_nothing_goes_out_until_it_is_enabled(
+    base: EventBase, wired: Wire, gets: Gets
+) -> None:
     wired.bev.disable(EV_WRITE)
     wired.ask(lambda bev: bev.write(b"held"), 5)
     assert (received(wired.peer), bytes(wired.bev.output)) == (b"", b"held")
@@ -602,6 +610,7 @@ def test_disabled_while_a_part_goes_out_the_rest_stays(wired: Wire, gets: Gets) 
 
 def test_the_write_callback_comes_once_after_the_read_callback(wired: Wire) -> None:
     wired.watch_writes()
+
     def answer(bev: BufferEvent) -> None:
         bev.write(b"a")
         bev.output.add(b"b")
@@ -614,7 +623,12 @@ def test_the_write_callback_comes_once_after_the_read_callback(wired: Wire) -> N
 def test_it_may_write_the_next_part(wired: Wire, gets: Gets) -> None:
     parts = [BIG[i : i + 50000] for i in range(0, len(BIG), 50000)]
     left = parts[::-1]
-    wired.bev.setcb(None, lambda bev: left and bev.write(left.pop()), None)
+
+    def on_write(bev: BufferEvent) -> None:
+        if left:
+            bev.write(left.pop())
+
+    wired.bev.setcb(None, on_write, None)
     wired.bev.write(left.pop())
     assert gets(wired.peer, len(BIG)) == BIG
 
@@ -640,12 +654,13 @@ def test_it_is_called_though_something_is_left_below_the_low_watermark(wired: Wi
 
 def test_it_waits_while_writing_is_disabled(wired: Wire, run_until: RunUntil) -> None:
     wired.watch_writes()
-    def answer(bev: BufferEvent) -> None:
-        bev.write(b"x")
-        Timer(wired.base, lambda: None).add(0)
 
-    wired.bev.output.add_cb(lambda _buf, _size, _added, gone: gone and wired.bev.disable(EV_WRITE))
-    wired.ask(answer, 5)
+    def on_change(_buf: EvBuffer, _size: int, _added: int, gone: int) -> None:
+        if gone:
+            wired.bev.disable(EV_WRITE)
+
+    wired.bev.output.add_cb(on_change)
+    wired.ask(lambda bev: bev.write(b"x"), 5)
     assert received(wired.peer) == b"x"
     assert "write" not in wired.calls
     wired.bev.enable(EV_WRITE)
@@ -765,7 +780,12 @@ def test_the_members_of_a_group_share_its_limit(base: EventBase, wire: MakeWire)
         one.peer.send(b"0123456789abcdef")
     few_rounds(base)
     assert sum(len(one.data) for one in wires) == 10
-    Timer(base, lambda: [one.bev.write(b"0123456789abcdef") for one in wires]).add(0)
+
+    def write() -> None:
+        for one in wires:
+            one.bev.write(b"0123456789abcdef")
+
+    Timer(base, write).add(0)
     few_rounds(base)
     assert sum(len(received(one.peer)) for one in wires) == 10
     for one in wires:
@@ -835,7 +855,9 @@ def test_what_comes_keeps_the_read_timeout_away(wired: Wire, run_until: RunUntil
     assert wired.events == [BEV_EVENT_TIMEOUT | BEV_EVENT_READING]
 
 
-def test_the_write_timeout_comes_when_the_peer_does_not_read(wired: Wire, run_until: RunUntil) -> None:
+def test_the_write_timeout_comes_when_the_peer_does_not_read(
+    wired: Wire, run_until: RunUntil
+) -> None:
     wired.bev.set_timeouts(write=0.01)
     wired.fill()
     wired.ask(lambda bev: bev.write(b"x"))
@@ -858,12 +880,14 @@ def test_closed_in_its_timeout_callback(wired: Wire, run_until: RunUntil) -> Non
     """Nobody else holds it then."""
     wired.bev.set_timeouts(write=0.01)
     wired.fill()
-    wired.bev.setcb(wired.read, None, lambda bev, what: (wired.events.append(what), bev.close()))
+
+    def on_event(bev: BufferEvent, what: int) -> None:
+        wired.events.append(what)
+        bev.close()
+
+    wired.bev.setcb(wired.read, None, on_event)
     wired.ask(lambda bev: bev.write(b"x"))
-    bev = wired.bev
     del wired.bev
-    closed = bev.close
-    del bev, closed
     run_until(lambda: wired.events)
     assert wired.events == [BEV_EVENT_TIMEOUT | BEV_EVENT_WRITING]
 
@@ -915,7 +939,12 @@ def test_deferred_data_and_its_error_come_in_order(wire: MakeWire, run_until: Ru
 def test_another_thread_writes_while_the_loop_echoes(wire: MakeWire, run_until: RunUntil) -> None:
     one = wire(OPTIONS["threadsafe"])
     one.on_read = lambda bev: bev.write(b"e")
-    thread = threading.Thread(target=lambda: [one.bev.write(b"t") for _ in range(500)])
+
+    def write() -> None:
+        for _ in range(500):
+            one.bev.write(b"t")
+
+    thread = threading.Thread(target=write)
     one.peer.send(b"x" * 500)
     thread.start()
     got = bytearray()
@@ -952,7 +981,9 @@ def test_a_filter_on_a_socket_echoes(wired: Wire, gets: Gets, output_filter: Any
 
 
 @pytest.mark.parametrize("output_filter", [None, upper])
-def test_what_is_written_below_a_filter_and_through_it_keeps_its_order(wire: MakeWire, gets: Gets, output_filter: Any) -> None:
+def test_what_is_written_below_a_filter_and_through_it_keeps_its_order(
+    wire: MakeWire, gets: Gets, output_filter: Any
+) -> None:
     one, other = wire(), wire()
     before = one.fill()
     with BufferEvent.filter(one.bev, None, output_filter) as top:
@@ -1088,7 +1119,12 @@ def test_econnreset_on_a_read(tcp: Wire, run_until: RunUntil) -> None:
 def test_an_error_after_much_data_is_told_once(tcp: Wire, run_until: RunUntil, n: int) -> None:
     """Linux drops what has not been read when a reset comes: the data may be less."""
     tcp.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    tcp.on_read = lambda _bev: tcp.peer.fileno() >= 0 and tcp.reset()
+
+    def reset(_bev: BufferEvent) -> None:
+        if tcp.peer.fileno() >= 0:
+            tcp.reset()
+
+    tcp.on_read = reset
     sent = tcp.peer.send(BIG[:n])
     run_until(lambda: tcp.events)
     few_rounds(tcp.base)
@@ -1145,9 +1181,12 @@ def test_an_error_in_the_middle_of_a_long_read_and_a_close_in_its_callback() -> 
 @pytest.mark.parametrize("n", [0, 1, 65535, 65536, 65537, AT_ONCE, AT_ONCE + 1])
 def test_the_end_comes_after_all_the_data(tcp: Wire, run_until: RunUntil, n: int) -> None:
     tcp.peer.setblocking(True)
-    thread = threading.Thread(
-        target=lambda: (tcp.peer.sendall(BIG[:n]), tcp.peer.shutdown(socket.SHUT_WR))
-    )
+
+    def send() -> None:
+        tcp.peer.sendall(BIG[:n])
+        tcp.peer.shutdown(socket.SHUT_WR)
+
+    thread = threading.Thread(target=send)
     thread.start()
     run_until(lambda: tcp.events)
     thread.join()
@@ -1202,7 +1241,9 @@ def test_closing_another_that_has_something_to_send(wire: MakeWire) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 100000, 1 << 20])
-def test_close_after_write_in_the_read_callback(wired: Wire, gets: Gets, run_until: RunUntil, n: int) -> None:
+def test_close_after_write_in_the_read_callback(
+    wired: Wire, gets: Gets, run_until: RunUntil, n: int
+) -> None:
     def answer(bev: BufferEvent) -> None:
         bev.write(BIG[:n])
         bev.close_after_write()
@@ -1216,7 +1257,9 @@ def test_close_after_write_in_the_read_callback(wired: Wire, gets: Gets, run_unt
     assert wired.calls == ["read", "read is over"]
 
 
-def test_close_after_write_while_writing_is_disabled(wired: Wire, gets: Gets, run_until: RunUntil) -> None:
+def test_close_after_write_while_writing_is_disabled(
+    wired: Wire, gets: Gets, run_until: RunUntil
+) -> None:
     def answer(bev: BufferEvent) -> None:
         bev.write(b"one,")
         bev.disable(EV_WRITE)
@@ -1228,18 +1271,25 @@ def test_close_after_write_while_writing_is_disabled(wired: Wire, gets: Gets, ru
     run_until(lambda: wired.bev.closed)
 
 
-def test_close_after_write_in_a_callback_of_the_output(wired: Wire, gets: Gets, run_until: RunUntil) -> None:
+def test_close_after_write_in_a_callback_of_the_output(
+    wired: Wire, gets: Gets, run_until: RunUntil
+) -> None:
     wired.bev.output.add_cb(lambda *_: wired.bev.close_after_write())
     wired.ask(lambda bev: bev.write(b"last"))
     assert gets(wired.peer, 4) == b"last"
     run_until(lambda: wired.bev.closed)
 
 
-def test_closing_the_base_in_the_callback_after_writing(run_until: RunUntil) -> None:
+def test_closing_the_base_in_the_callback_after_writing() -> None:
     base = EventBase()
     one = Wire(base)
+
+    def answer(bev: BufferEvent) -> None:
+        bev.write(b"dropped")
+        base.close()
+
     with one.peer:
-        one.ask(lambda bev: (bev.write(b"dropped"), base.close()))
+        one.ask(answer)
         assert one.peer.recv(100) == b""
 
 
@@ -1559,7 +1609,9 @@ def flood(sock: socket.socket, data: bytes) -> int:
 
 
 @pytest.mark.parametrize("high", [1, 100, 65535, 65536, 65537, 100000])
-def test_the_high_watermark_is_not_exceeded_and_reading_goes_on(wired: Wire, run_until: RunUntil, high: int) -> None:
+def test_the_high_watermark_is_not_exceeded_and_reading_goes_on(
+    wired: Wire, run_until: RunUntil, high: int
+) -> None:
     lengths: list[int] = []
     got = bytearray()
     wanted = 50 if high == 1 else 200000
@@ -1582,7 +1634,9 @@ def test_the_high_watermark_is_not_exceeded_and_reading_goes_on(wired: Wire, run
     assert got + bytes(wired.bev.input) == BIG[:wanted]
 
 
-def test_a_full_input_is_left_alone_until_something_is_taken(wired: Wire, run_until: RunUntil) -> None:
+def test_a_full_input_is_left_alone_until_something_is_taken(
+    wired: Wire, run_until: RunUntil
+) -> None:
     calls: list[int] = []
     wired.bev.setcb(lambda bev: calls.append(len(bev.input)))
     wired.bev.setwatermark(EV_READ, 0, 70000)
@@ -1616,7 +1670,7 @@ def test_one_loud_connection_does_not_starve_another(wire: MakeWire, run_until: 
         flood(loud.peer, BIG)
         quiet.peer.send(b"?")
         n = len(reads)
-        run_until(lambda n=n: -1 in reads[n:])  # type: ignore[misc]
+        run_until(lambda n=n: -1 in reads[n:])
         assert sum(reads[n:]) <= 2 * AT_ONCE
     assert max(reads) <= AT_ONCE
 
@@ -1645,11 +1699,18 @@ def test_disabled_reading_reads_nothing(wired: Wire, run_until: RunUntil) -> Non
 # ---- connecting ----
 
 
-def test_what_is_written_before_it_is_connected(base: EventBase, gets: Gets, run_until: RunUntil) -> None:
+def test_what_is_written_before_it_is_connected(
+    base: EventBase, gets: Gets, run_until: RunUntil
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         bev = BufferEvent.socket(base)
         events: list[int] = []
-        bev.setcb(None, None, lambda bev, what: (events.append(what), bev.write(b"in it,")))
+
+        def on_event(bev: BufferEvent, what: int) -> None:
+            events.append(what)
+            bev.write(b"in it,")
+
+        bev.setcb(None, None, on_event)
 
         def start() -> None:
             bev.write(b"before,")
@@ -1765,7 +1826,9 @@ def test_a_loop_in_another_thread_in_the_callback(wired: Wire) -> None:
     assert received(wired.peer) == b"here, and here"
 
 
-def test_two_that_write_to_each_other_as_they_send_let_others_run(base: EventBase, wire: MakeWire) -> None:
+def test_two_that_write_to_each_other_as_they_send_let_others_run(
+    base: EventBase, wire: MakeWire
+) -> None:
     one, other = wire(), wire()
 
     def pass_on(to: BufferEvent) -> Callable[..., object]:
@@ -1780,7 +1843,12 @@ def test_two_that_write_to_each_other_as_they_send_let_others_run(base: EventBas
     one.bev.output.add_cb(pass_on(other.bev))
     other.bev.output.add_cb(pass_on(one.bev))
     rounds: list[int] = []
-    timer = Timer(base, lambda: (rounds.append(1), timer.add(0)))
+
+    def count() -> None:
+        rounds.append(1)
+        timer.add(0)
+
+    timer = Timer(base, count)
     timer.add(0)
     one.ask(lambda bev: bev.write(b"x"), 20)
     timer.close()
@@ -1875,7 +1943,9 @@ def test_an_input_has_more(wired: Wire, add: Any) -> None:
     assert buf.readln() == b"more"
 
 
-def test_it_has_more_by_read_write_buffer_file_and_reserve(base: EventBase, wired: Wire, tmp_path: Any) -> None:
+def test_it_has_more_by_read_write_buffer_file_and_reserve(
+    base: EventBase, wired: Wire, tmp_path: Any
+) -> None:
     buf = EvBuffer(b"line\n")
 
     def taken() -> bytes | None:
@@ -1976,7 +2046,7 @@ def test_a_wrong_eol_is_a_value_error(wired: Wire, eol: int) -> None:
 
 def test_a_wrong_max_length_is_an_error(wired: Wire) -> None:
     buf = dry(wired)
-    with pytest.raises(ValueError, match="negative|-1"):
+    with pytest.raises(ValueError, match="number of bytes"):
         buf.readln(EVBUFFER_EOL_LF, -1)
 
 
@@ -2161,10 +2231,10 @@ class Model:
             assert bool(self.wires[i].bev.enabled & EV_WRITE) is self.on[i], (added, gone)
 
     def receive(self) -> None:
-        for one, got in zip(self.wires, self.got, strict=True):
+        for i, one in enumerate(self.wires):
             if self.chance(0.7):
                 with contextlib.suppress(BlockingIOError, ConnectionResetError):
-                    got += one.peer.recv(self.random.choice([100, 100000]))
+                    self.got[i] += one.peer.recv(self.random.choice([100, 100000]))
 
     def check(self) -> None:
         for got, wanted in zip(self.got, self.wanted, strict=True):
@@ -2174,7 +2244,9 @@ class Model:
         for _ in range(60):
             for one in self.wires:
                 if self.chance(0.5):
-                    with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+                    with contextlib.suppress(
+                        BlockingIOError, BrokenPipeError, ConnectionResetError
+                    ):
                         one.peer.send(b"?" * self.random.randrange(1, 50))
             self.base.loop(ONE_PASS)
             self.receive()
@@ -2204,13 +2276,13 @@ class Model:
 
         run_until(all_there)
         few_rounds(self.base, 3)
-        assert [len(received(one.peer)) for one in self.wires if not one.bev.closed] == [
-            0 for one in self.wires if not one.bev.closed
-        ]
+        assert not any(received(one.peer) for one in self.wires if not one.bev.closed)
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_each_peer_gets_exactly_what_was_written_in_order(base: EventBase, run_until: RunUntil, seed: int) -> None:
+def test_each_peer_gets_exactly_what_was_written_in_order(
+    base: EventBase, run_until: RunUntil, seed: int
+) -> None:
     model = Model(base, seed)
     try:
         model.run()
