@@ -169,13 +169,9 @@ def gets(base: EventBase, run_until: RunUntil) -> Gets:
 
     def gets(peer: socket.socket, n: int) -> bytes:
         data = bytearray()
-
-        def enough() -> bool:
-            with contextlib.suppress(BlockingIOError):
-                data.extend(peer.recv(1 << 20))
-            return len(data) >= n
-
-        run_until(enough)
+        with Event(base, peer, EV_READ | EV_PERSIST, lambda *_: data.extend(received(peer))) as ev:
+            ev.add()
+            run_until(lambda: len(data) >= n)
         few_rounds(base, 3)
         return bytes(data) + received(peer)
 
@@ -2264,17 +2260,27 @@ class Model:
                 one.bev.set_rate_limit(None)
                 one.bev.enable(EV_WRITE)
 
+        def receive(_fd: int, _what: int, i: int) -> None:
+            with contextlib.suppress(ConnectionResetError):
+                self.got[i] += self.wires[i].peer.recv(1 << 20)
+
         def all_there() -> bool:
-            for i, one in enumerate(self.wires):
-                with contextlib.suppress(BlockingIOError, ConnectionResetError):
-                    self.got[i] += one.peer.recv(1 << 20)
             self.check()
             return all(
                 closed or got == wanted
                 for closed, got, wanted in zip(self.closed, self.got, self.wanted, strict=True)
             )
 
+        events = [
+            Event(self.base, one.peer, EV_READ | EV_PERSIST, receive, i)
+            for i, one in enumerate(self.wires)
+            if not self.closed[i]
+        ]
+        for event in events:
+            event.add()
         run_until(all_there)
+        for event in events:
+            event.close()
         few_rounds(self.base, 3)
         assert not any(received(one.peer) for one in self.wires if not one.bev.closed)
 
