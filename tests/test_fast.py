@@ -981,8 +981,9 @@ def test_what_is_written_below_a_filter_and_through_it_keeps_its_order(
     wire: MakeWire, gets: Gets, output_filter: Any
 ) -> None:
     one, other = wire(), wire()
-    before = one.fill()
     with BufferEvent.filter(one.bev, None, output_filter) as top:
+        few_rounds(one.base)
+        before = one.fill()
 
         def answer(_bev: BufferEvent) -> None:
             one.bev.write(b"A")
@@ -1452,24 +1453,11 @@ def test_a_fork_after_the_write(wired: Wire, gets: Gets, means: str) -> None:
     assert gets(wired.peer, 17) == b"once,and the rest"
 
 
-def test_a_child_that_reinits_sends_what_it_has(wired: Wire) -> None:
-    """As in C: each of the two has it in its output."""
-    pids = []
-
-    def child() -> None:
-        wired.base.reinit()
-        few_rounds(wired.base)
-        assert not wired.bev.output
-
-    def answer(bev: BufferEvent) -> None:
-        bev.write(b"twice")
-        pids.append(os.fork())
-
-    wired.on_read = answer
-    wired.peer.send(b"?")
+def in_both(action: Callable[[], object], pids: list[int], child: Callable[[], object]) -> None:
+    """action() forks and puts the pid into pids; then child() runs in the child."""
     try:
-        wired.base.loop(ONE_PASS)
-    except Exception:
+        action()
+    except Exception:  # the child's: it is in the loop of another process
         if pids != [0]:
             raise
     if pids == [0]:
@@ -1479,32 +1467,41 @@ def test_a_child_that_reinits_sends_what_it_has(wired: Wire) -> None:
             status = 0
         os._exit(status)
     wait_for(pids[0])
+
+
+def sends(wired: Wire) -> None:
+    """In a child, where it is in the output too."""
+    wired.base.reinit()
+    few_rounds(wired.base)
+    assert not wired.bev.output
+
+
+def test_a_child_that_reinits_sends_what_it_has(wired: Wire) -> None:
+    """As in C: each of the two has it in its output."""
+    pids: list[int] = []
+
+    def answer(bev: BufferEvent) -> None:
+        bev.write(b"twice")
+        pids.append(os.fork())
+
+    in_both(lambda: wired.ask(answer), pids, lambda: sends(wired))
     few_rounds(wired.base)
     assert received(wired.peer) == b"twicetwice"
 
 
 def test_a_fork_in_the_loop_of_another_base_in_the_callback(wired: Wire) -> None:
-    pids = []
-
-    def in_the_other() -> None:
-        pids.append(os.fork())
+    pids: list[int] = []
+    other = EventBase()
 
     def answer(bev: BufferEvent) -> None:
-        bev.write(b"posted")
-        with EventBase() as other:
-            Timer(other, in_the_other).add(0)
-            with contextlib.suppress(Exception):
-                other.loop(ONE_PASS)
-            if pids == [0]:
-                status = 1
-                with contextlib.suppress(BaseException):
-                    wired.base.reinit()
-                    status = 0
-                os._exit(status)  # the rest of this callback belongs to the parent
+        bev.write(b"twice")
+        Timer(other, lambda: pids.append(os.fork())).add(0)
+        other.loop(ONE_PASS)
 
-    wired.ask(answer, 3)
-    wait_for(pids[0])
-    assert received(wired.peer) == b"posted"
+    in_both(lambda: wired.ask(answer), pids, lambda: sends(wired))
+    other.close()
+    few_rounds(wired.base)
+    assert received(wired.peer) == b"twicetwice"
 
 
 # ---- .ptr ----

@@ -556,7 +556,6 @@ static enum bufferevent_filter_result run_filter(struct pyle_bev *pv, short io, 
         pyle_bev_unpost(under);
     src_before = evbuffer_get_length(src);
     dst_before = evbuffer_get_length(dst);
-    pyle_before(); /* what it puts into dst stays there for now */
     __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
     result = pv->filters & io ? ask_python(pv, io, limit, mode) : move_all(src, dst, limit);
     if (io == EV_READ && (under->stuck || under->stalled))
@@ -570,7 +569,6 @@ static enum bufferevent_filter_result run_filter(struct pyle_bev *pv, short io, 
         result = BEV_NEED_MORE; /* it would be called for ever */
     if (result == BEV_NEED_MORE)
         stalls(pv, io);
-    pyle_leave();
     pyle_bev_unref(pv);
     return result;
 }
