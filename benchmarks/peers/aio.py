@@ -21,7 +21,8 @@ def new_loop(name: str) -> asyncio.AbstractEventLoop:
     if name == "uvloop":
         import uvloop
 
-        return uvloop.new_event_loop()
+        loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()  # a type without uvloop, too
+        return loop
     return asyncio.SelectorEventLoop()
 
 
