@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from . import _callbacks as cb
-from ._libevent import ffi
+from ._libevent import ffi, lib
 from .errors import CLOSED, LibeventError, fail
 
 if TYPE_CHECKING:
@@ -20,27 +21,28 @@ Self = TypeVar("Self", bound="Handle")
 _ANCHOR = ffi.typeof("char[1]")
 
 
-class _Reference(weakref.ref[Any]):
-    """Counts as the reference that a Python object has to a C struct.
-
-    Not ffi.gc: the garbage collector runs that one's destructor along with the __del__ methods of
-    a cycle, in any order, and a later one of these may use the struct. The anchor is plain memory
-    of cffi's, which the collector does not look at: it ends, and with it this, when the object is
-    deallocated, after all of them.
-    """
-
-    __slots__ = ("ptr", "release")
-
-    ptr: Any
-    release: Callable[[Any], object]
+# The references that Python objects have to C structs, each with what it ends with: an object's
+# anchor. An ffi.gc in the object itself would not do: the garbage collector runs its destructor
+# along with the __del__ methods of a cycle, in any order, and a later one of these may use the
+# struct. The anchor is plain memory of cffi's, which the collector does not look at: it ends when
+# the object is deallocated, after all of them. Then no step is Python's, where a signal handler's
+# exception would be lost, and the struct with it.
+_owned: dict[weakref.ref[Any], Any] = {}
 
 
-_references: set[_Reference] = set()
+def _disown() -> None:
+    """At exit objects may outlive this module: nothing is freed under them."""
+    for owned in list(_owned.values()):
+        ffi.gc(owned, None)
 
 
-def _gone(reference: _Reference, _references: set[_Reference] = _references) -> None:
-    _references.discard(reference)
-    reference.release(reference.ptr)
+atexit.register(_disown)
+
+
+def held() -> Any:
+    """Where C writes what it counts for the caller (struct pyle_held): whatever comes in between,
+    the end of this object gives it back."""
+    return ffi.gc(ffi.new("struct pyle_held *"), lib.pyle_let_go)
 
 
 # What C code may know by its address, for from_ptr. The memory may have another user by now:
@@ -70,10 +72,7 @@ class Handle:
     def _own(self, ptr: Any, release: Callable[[Any], object]) -> None:
         """Takes the reference that came with ptr; release(ptr) gives it back."""
         anchor = ffi.new(_ANCHOR)
-        reference = _Reference(anchor, _gone)
-        reference.ptr = ptr
-        reference.release = release
-        _references.add(reference)
+        _owned[weakref.ref(anchor, _owned.pop)] = ffi.gc(ptr, release)
         self._anchor = anchor
         self._ptr = ptr
 
@@ -124,3 +123,39 @@ class Handle:
 
     def __reduce_ex__(self, _protocol: object) -> NoReturn:
         raise TypeError(f"cannot copy or pickle {type(self).__name__}")
+
+
+class Lock(Generic[Self]):
+    """An object's lock, held for a with statement."""
+
+    __slots__ = ("_function", "_held", "_owner", "_take")
+
+    def __init__(self, owner: Self, take: Callable[[Any, Any], int], function: str) -> None:
+        self._owner = owner
+        self._take = take
+        self._function = function
+        self._held: Any = None
+
+    def __enter__(self) -> Self:
+        if self._held is not None:
+            raise RuntimeError(f"{self._function}: this one is held; call lock() once more")
+        self._held = mine = held()
+        try:
+            self._owner._check(self._take(self._owner._ptr, mine), self._function)
+        except BaseException:
+            self._held = None
+            lib.pyle_let_go(mine)
+            raise
+        return self._owner
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        mine, self._held = self._held, None
+        try:
+            self._owner._check(lib.pyle_unlock(mine or held()), self._function[:-4] + "unlock")
+        finally:
+            del mine

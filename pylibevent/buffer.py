@@ -8,13 +8,12 @@ import operator
 import os
 import re
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import _callbacks as cb
 from ._args import MAX_SIZE, FileDescriptor, data, fileno, function, integer, only, pointer, size
-from ._handle import Handle, behind, expose
+from ._handle import Handle, Lock, behind, expose, held
 from ._libevent import ffi, lib
 from .constants import (
     EVBUF_FS_DISABLE_MMAP,
@@ -34,6 +33,8 @@ from .errors import CLOSED, NONE, RAISED, RANGE, SMALL, SYS, UNABLE, fail
 from .event import EventBase
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from typing_extensions import Buffer, Self, Unpack
 
     from ._args import Args, Variadic
@@ -154,7 +155,7 @@ class FileSegment(Handle):
         how = only(EVBUF_FS_DISABLE_SENDFILE | EVBUF_FS_DISABLE_MMAP, flags)
         first, count = size(offset), size(length, -1)
         self._take(ffi.NULL)
-        rc = lib.pyle_segment_open(self._ptr, os.dup(fileno(file)), first, count, how)
+        rc = lib.pyle_segment_open(self._ptr, fileno(file), first, count, how)
         self._check(rc, "evbuffer_file_segment_new")
         expose(lib.pyle_segment_ptr(self._ptr), self)
 
@@ -209,12 +210,9 @@ class FileSegment(Handle):
         if self._cleanups is not None:
             self._cleanups.append(entry)
             return
-        pin = cb.next_token()
-        cb.pins[pin] = cleanups = cb.Cleanups([entry])
-        rc = lib.pyle_segment_cleanup(self._ptr, pin)
-        if rc < 0:
-            cb.pins.pop(pin, None)
-            fail(rc, "evbuffer_file_segment_add_cleanup_cb")
+        cleanups = cb.Cleanups([entry])
+        rc = _pin(cleanups, lib.pyle_segment_cleanup, self._ptr)
+        self._check(rc, "evbuffer_file_segment_add_cleanup_cb")
         self._cleanups = cleanups
 
 
@@ -366,13 +364,8 @@ class EvBuffer(Handle):
         memory = ffi.from_buffer("char[]", obj)
         if len(memory) == 0:
             return
-        pin = cb.next_token()
-        cb.pins[pin] = memory
-        rc = lib.pyle_buf_add_reference(self._ptr, memory, len(memory), pin)
-        if rc < 0:
-            if rc != RAISED:  # libevent did not take it
-                cb.pins.pop(pin, None)
-            fail(rc, "evbuffer_add_reference")
+        rc = _pin(memory, lib.pyle_buf_add_reference, self._ptr, memory, len(memory))
+        self._check(rc, "evbuffer_add_reference")
 
     def add_file(self, file: FileDescriptor, offset: int = 0, length: int = -1) -> None:
         """Adds part of a file; -1: to its end (evbuffer_file_segment_new).
@@ -382,7 +375,7 @@ class EvBuffer(Handle):
         os.fstat() says: files of /proc seem empty, use add().
         """
         first, count = size(offset), size(length, -1)
-        rc = lib.pyle_buf_add_file(self._ptr, os.dup(fileno(file)), first, count)
+        rc = lib.pyle_buf_add_file(self._ptr, fileno(file), first, count)
         self._check(rc, "evbuffer_add_file")
 
     def add_file_segment(self, segment: FileSegment, offset: int = 0, length: int = -1) -> None:
@@ -418,12 +411,15 @@ class EvBuffer(Handle):
         n_vecs = integer(n_vecs, "n_vecs")
         if not 1 <= n_vecs <= _MAX_VECS:
             raise ValueError(f"n_vecs must be from 1 to {_MAX_VECS}, not {n_vecs!r}")
-        pieces = ffi.new("struct evbuffer_iovec[]", n_vecs)
-        rc = lib.pyle_buf_reserve(self._ptr, size(n), pieces, n_vecs)
-        count = self._check(rc, "evbuffer_reserve_space")
-        views = [self._view(pieces + i) for i in range(count)]
-        self._reserved = [weakref.ref(view) for view in views]
-        return views
+        pieces, mine = ffi.new("struct evbuffer_iovec[]", n_vecs), held()
+        views: list[memoryview] = []
+        try:
+            rc = lib.pyle_buf_reserve(self._ptr, size(n), pieces, n_vecs, mine)
+            views = _views(mine, pieces, self._check(rc, "evbuffer_reserve_space"))
+            self._reserved = [weakref.ref(view) for view in views]
+            return views
+        finally:
+            del mine, views  # of which the traceback of an exception must not keep hold
 
     def commit_space(self, n: int) -> None:
         """Adds the first n bytes of what `reserve_space` gave, and releases its views
@@ -433,16 +429,15 @@ class EvBuffer(Handle):
         a view: release it, then commit. ValueError if so much was not reserved, or the buffer was
         changed since.
         """
-        n = size(n)
-        self._check(lib.pyle_buf_hold(self._ptr, n), "evbuffer_commit_space")
+        n, mine = size(n), held()
         try:
+            self._check(lib.pyle_buf_hold(self._ptr, n, mine), "evbuffer_commit_space")
             for reference in self._reserved:
                 if (view := reference()) is not None:
                     view.release()
-        except BaseException:
-            lib.pyle_buf_release_view(self._ptr, ffi.NULL)
-            raise
-        self._check(lib.pyle_buf_commit(self._ptr, n), "evbuffer_commit_space")
+            self._check(lib.pyle_buf_commit(self._ptr, n, mine), "evbuffer_commit_space")
+        finally:
+            del mine
 
     def expand(self, n: int) -> None:
         """Makes room for n more bytes in one piece (evbuffer_expand)."""
@@ -640,27 +635,31 @@ class EvBuffer(Handle):
     def pullup(self, n: int = -1) -> memoryview:
         """Brings the first n bytes into one piece, -1: all, and shows them without a copy
         (evbuffer_pullup). ValueError if there are fewer."""
-        piece = ffi.new("struct evbuffer_iovec *")
-        count = self._check(lib.pyle_buf_pullup(self._ptr, size(n, -1), piece), "evbuffer_pullup")
-        return self._view(piece).toreadonly() if count else memoryview(b"")
+        piece, mine = ffi.new("struct evbuffer_iovec *"), held()
+        try:
+            rc = lib.pyle_buf_pullup(self._ptr, size(n, -1), piece, mine)
+            count = self._check(rc, "evbuffer_pullup")
+            return _views(mine, piece, 1, _read_only)[0] if count else memoryview(b"")
+        finally:
+            del mine
 
     def peek(self, n: int = -1, start: BufferPosition | int | None = None) -> list[memoryview]:
         """Shows n bytes, -1: all, from start on, as they lie in pieces, without a copy
         (evbuffer_peek)."""
         first = 0 if start is None else _position(start)
         room = 8
-        while True:
-            pieces = ffi.new("struct evbuffer_iovec[]", room)
-            rc = lib.pyle_buf_peek(self._ptr, first, size(n, -1), pieces, room)
-            count = self._check(rc, "evbuffer_peek")
-            if count <= room:
-                return [self._view(pieces + i).toreadonly() for i in range(count)]
-            room = count
-
-    def _view(self, piece: Any) -> memoryview:
-        release = functools.partial(lib.pyle_buf_release_view, self._ptr)
-        memory = ffi.gc(ffi.cast("char *", piece.iov_base), release)
-        return memoryview(ffi.buffer(memory, piece.iov_len))
+        most = size(n, -1)
+        mine = held()
+        try:
+            while True:
+                pieces = ffi.new("struct evbuffer_iovec[]", room)
+                rc = lib.pyle_buf_peek(self._ptr, first, most, pieces, room, mine)
+                count = self._check(rc, "evbuffer_peek")
+                if count <= room:
+                    return _views(mine, pieces, count, _read_only)
+                room = count
+        finally:
+            del mine
 
     # ---- descriptors ----
 
@@ -706,15 +705,17 @@ class EvBuffer(Handle):
         entry = CallbackEntry(self, function(callback), args)
         if self._callbacks is None:
             self._callbacks = []
-        self._callbacks.append(entry)
-        if not self._token:
-            self._token = cb.next_token()
+        try:
+            self._callbacks.append(entry)
+            if not self._token:
+                self._token = cb.next_token()
             cb.buffers[self._token] = self
-        rc = lib.pyle_buf_callbacks(self._ptr, self._token)
-        if rc < 0:
-            if self._callbacks:
+            self._check(lib.pyle_buf_callbacks(self._ptr, self._token), "evbuffer_add_cb")
+        except BaseException:
+            entry.active = False
+            if self._callbacks and entry in self._callbacks:
                 self._callbacks.remove(entry)
-            fail(rc, "evbuffer_add_cb")
+            raise
         return entry
 
     def defer_callbacks(self, base: EventBase) -> None:
@@ -756,18 +757,51 @@ class EvBuffer(Handle):
         """
         self._check(lib.pyle_buf_enable_locking(self._ptr), "evbuffer_enable_locking")
 
-    @contextmanager
-    def lock(self) -> Iterator[EvBuffer]:
+    def lock(self) -> AbstractContextManager[EvBuffer]:
         """Holds its lock for a with statement (evbuffer_lock, evbuffer_unlock); RuntimeError if it
         has none. May be nested; closed inside, it is freed at the end."""
-        rc = lib.pyle_buf_lock(self._ptr)
-        if rc == UNABLE:
-            raise RuntimeError("evbuffer_lock: call enable_locking() first")
-        self._check(rc, "evbuffer_lock")
-        try:
-            yield self
-        finally:
-            self._check(lib.pyle_buf_unlock(self._ptr), "evbuffer_unlock")
+        return Lock(self, _lock, "evbuffer_lock")
+
+
+def _lock(ptr: Any, mine: Any) -> int:
+    rc: int = lib.pyle_buf_lock(ptr, mine)
+    if rc == UNABLE:
+        raise RuntimeError("evbuffer_lock: call enable_locking() first")
+    return rc
+
+
+def _pin(what: Any, call: Callable[..., int], *args: Any) -> int:
+    """Keeps an object until C lets go of it, if the call takes it."""
+    pin, taken = cb.next_token(), ffi.new("int *")
+    try:
+        cb.pins[pin] = what
+        return call(*args, pin, taken)
+    finally:
+        if not taken[0]:
+            cb.pins.pop(pin, None)
+
+
+_read_only = operator.methodcaller("toreadonly")
+
+
+def _views(
+    mine: Any, pieces: Any, count: int, finish: Callable[[memoryview], memoryview] = memoryview
+) -> list[memoryview]:
+    """Shows pieces of memory; to C they are one view, which ends with the last of them."""
+    try:
+        return [
+            finish(memoryview(ffi.buffer(_kept(pieces[i].iov_base, mine), pieces[i].iov_len)))
+            for i in range(count)
+        ]
+    finally:
+        del mine
+
+
+def _kept(address: Any, mine: Any) -> Any:
+    try:  # the destructor does nothing but hold on to `mine`
+        return ffi.gc(ffi.cast("char *", address), functools.partial(operator.is_, mine))
+    finally:
+        del mine
 
 
 def _pop_block(n: int) -> Any:

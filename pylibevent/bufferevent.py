@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from socket import AF_INET, AF_INET6, AF_UNSPEC, gaierror
 from socket import socket as Socket
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from ._args import (
     size,
     sockaddr,
 )
-from ._handle import Handle, behind, expose
+from ._handle import Handle, Lock, behind, expose
 from ._libevent import ffi, lib
 from .buffer import Bytes, EvBuffer, _ptr
 from .constants import (
@@ -44,6 +43,8 @@ from .event import EventBase
 from .ratelimit import RateLimitGroup, TokenBucketConfig, _amount, _set_or_fail
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from typing_extensions import Self, Unpack
 
     from ._args import Args, Variadic
@@ -136,13 +137,23 @@ class BufferEvent(Handle):
         self = cls._new(base)
         number = -1 if fd is None else fileno(fd)
         base._table[self._token] = self
-        rc = lib.pyle_bev_socket(self._ptr, number, options, bool(nodelay))
-        if rc < 0:
-            base._table.pop(self._token, None)
+        try:
+            rc = lib.pyle_bev_socket(self._ptr, number, options, bool(nodelay))
             self._check(rc, "bufferevent_socket_new")
-        if isinstance(fd, Socket):
-            fd.detach()
+            if isinstance(fd, Socket):
+                fd.detach()
+        except BaseException:
+            if not isinstance(fd, Socket) or fd.fileno() >= 0:
+                lib.pyle_bev_unopen(self._ptr)
+            self._abandon()
+            raise
         return self
+
+    def _abandon(self) -> None:
+        """What made it has failed, or was interrupted: the caller will not know it."""
+        lib.pyle_bev_close(self._ptr, 0)
+        self._base._table.pop(self._token, None)
+        self._partner = None
 
     @classmethod
     def pair(cls, base: EventBase, options: int = 0) -> tuple[Self, Self]:
@@ -153,12 +164,13 @@ class BufferEvent(Handle):
         first._joined, second._joined = second, first
         base._table[first._token] = first
         base._table[second._token] = second
-        rc = lib.pyle_bev_pair(first._ptr, second._ptr, options)
-        if rc < 0:
-            for one in (first, second):
-                base._table.pop(one._token, None)
-                one._joined = None
-            fail(rc, "bufferevent_pair_new")
+        try:
+            rc = lib.pyle_bev_pair(first._ptr, second._ptr, options)
+            first._check(rc, "bufferevent_pair_new")
+        except BaseException:
+            first._abandon()
+            second._abandon()
+            raise
         return first, second
 
     @classmethod
@@ -197,12 +209,14 @@ class BufferEvent(Handle):
         if output_filter is not None and function(output_filter, "output_filter"):
             what |= EV_WRITE
         self._base._table[self._token] = self
-        rc = lib.pyle_bev_filter(self._ptr, underlying._ptr, what, options)
-        if rc < 0:
-            self._base._table.pop(self._token, None)
+        try:
+            rc = lib.pyle_bev_filter(self._ptr, underlying._ptr, what, options)
             if rc == RANGE:
                 raise ValueError("neither a filter nor what it is on can be BEV_OPT_THREADSAFE")
             self._check(rc, "bufferevent_filter_new")
+        except BaseException:
+            self._abandon()
+            raise
         underlying._read = underlying._write = underlying._event = None
         underlying._args = ()
         return self
@@ -492,10 +506,12 @@ class BufferEvent(Handle):
 
     @fd.setter
     def fd(self, fd: FileDescriptor) -> None:
-        taken = isinstance(fd, Socket)
-        self._check(lib.pyle_bev_setfd(self._ptr, fileno(fd), taken), "bufferevent_setfd")
-        if isinstance(fd, Socket):
-            fd.detach()
+        taken, number = isinstance(fd, Socket), fileno(fd)
+        try:
+            self._check(lib.pyle_bev_setfd(self._ptr, number, taken), "bufferevent_setfd")
+        finally:
+            if isinstance(fd, Socket) and lib.pyle_bev_fd(self._ptr) == number + 1:
+                fd.detach()
 
     @property
     def partner(self) -> BufferEvent | None:
@@ -554,14 +570,9 @@ class BufferEvent(Handle):
 
     # ---- locking ----
 
-    @contextmanager
-    def lock(self) -> Iterator[BufferEvent]:
+    def lock(self) -> AbstractContextManager[BufferEvent]:
         """Holds the lock of a BEV_OPT_THREADSAFE one for a with statement (bufferevent_lock)."""
-        self._check(lib.pyle_bev_lock(self._ptr), "bufferevent_lock")
-        try:
-            yield self
-        finally:
-            self._check(lib.pyle_bev_unlock(self._ptr), "bufferevent_unlock")
+        return Lock(self, lib.pyle_bev_lock, "bufferevent_lock")
 
     # ---- rate limits (sockets only: ValueError for one of a pair) ----
 

@@ -26,7 +26,7 @@ from ._args import (
     pointer,
     seconds,
 )
-from ._handle import Handle, behind, expose
+from ._handle import Handle, behind, expose, held
 from ._libevent import ffi, lib
 from .constants import (
     EV_PERSIST,
@@ -44,6 +44,7 @@ from .errors import (
     RAISED,
     LibeventError,
     fail,
+    raise_first,
     stash,
     unraisable,
 )
@@ -63,6 +64,8 @@ _event_add = lib.pyle_event_add
 _next_token = cb.next_token
 _LOOP_FLAGS = sum(LoopFlags)
 _COUNT_FLAGS = sum(CountFlags)
+_PATIENCE = 5
+_set_wakeup_fd = functools.partial(_signal.set_wakeup_fd, warn_on_full_buffer=False)
 
 
 def version() -> str:
@@ -236,6 +239,7 @@ class EventBase(Handle):
 
     __slots__ = (
         "_is_closed",
+        "_is_freed",
         "_last_signal",
         "_later",
         "_slot",
@@ -296,7 +300,7 @@ class EventBase(Handle):
         if rc < 0:
             _give_slot(self._slot)
         self._check(rc, function)
-        self._is_closed = False
+        self._is_closed = self._is_freed = False
         cb.bases[self._slot] = self
 
     # ---- life ----
@@ -317,37 +321,68 @@ class EventBase(Handle):
         In a callback, or while the loop runs in another thread, nothing may be used from now on,
         and the loop ends and frees it. May be called twice.
         """
-        if self._is_closed:
-            return
-        self._check(lib.pyle_base_shut(self._ptr), "event_base_free")
+        rc = 0
+        raised: list[BaseException] = []
+        while not getattr(self, "_is_freed", True) and len(raised) < _PATIENCE:
+            try:
+                rc = self._shut()
+                break
+            except BaseException as exception:  # a signal handler's: it is raised when all is done
+                raised.append(exception)
+        if raised:
+            for other in raised[1:]:
+                unraisable(other)
+            raise_first(raised)
+        self._check(rc, "event_base_free")
+
+    def _shut(self) -> int:
+        """Closes it, as far as that has not happened yet: it may be cut off anywhere."""
+        rc: int = lib.pyle_base_shut(self._ptr)
+        if rc < 0:
+            return rc
         self._is_closed = True
         if lib.pyle_base_state(self._ptr, lib.PYLE_STATE_RUNNING_HERE):
             self._close_children()
-        if lib.pyle_base_claim_free(self._ptr):
-            self._free()
+        return self._free()
 
     def _close_children(self) -> None:
-        while self._table:
-            token, child = self._table.popitem()
-            child._close_with_base(token)
+        table = self._table
+        while table:
+            for token in reversed(tuple(table)):
+                child = table.get(token)
+                if child is not None:
+                    child._close_with_base(token)
+                    table.pop(token, None)
         self.exception_handler = None
 
-    def _free(self) -> None:
-        self._close_children()
-        rc = lib.pyle_base_free(self._ptr)
+    def _free(self) -> int:
+        """Frees it, if it is not running, and nobody else does."""
+        rc, claim = 0, held()
+        try:
+            state = lib.pyle_base_claim_free(self._ptr, claim)
+            if state == 1:
+                self._close_children()
+                rc = lib.pyle_base_free(self._ptr)
+            if state:
+                self._freed()
+        finally:
+            del claim
+        return rc
+
+    def _freed(self) -> None:
         self._last_signal = None
+        while self._later:
+            unraisable(self._later[0])
+            del self._later[0]
         cb.bases.pop(self._slot, None)
-        _give_slot(self._slot)
-        later, self._later = self._later, []
-        for exception in later:
-            unraisable(exception)
-        self._check(rc, "event_base_free")
+        with _slots_lock:
+            if not self._is_freed:
+                self._is_freed = True
+                _free_slots.append(self._slot)
 
     def __del__(self) -> None:
-        if self.closed:
-            return
         try:
-            if not lib.pyle_base_state(self._ptr, lib.PYLE_STATE_FORKED):
+            if not self.closed and not lib.pyle_base_state(self._ptr, lib.PYLE_STATE_FORKED):
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, 2, source=self)
         finally:
             self.close()
@@ -384,12 +419,14 @@ class EventBase(Handle):
         if stash.exceptions and lib.pyle_outermost():  # of a call that was interrupted
             self._keep(len(stash.exceptions))
         if not self._later:
-            rc = self._run(flags)
-            self._last_signal = None
-            if lib.pyle_log_waiting:
-                cb.drain_log()
-            if self._is_closed and lib.pyle_base_claim_free(self._ptr):
-                self._free()  # closed in a callback, or by another thread
+            try:
+                rc = self._run(flags)
+                self._last_signal = None
+                if lib.pyle_log_waiting:
+                    cb.drain_log()
+            finally:
+                if self._is_closed:  # in a callback, or by another thread
+                    self.close()
             if rc != RAISED:
                 return self._check(rc, "event_base_loop")
             self._keep(lib.pyle_raised())
@@ -410,11 +447,13 @@ class EventBase(Handle):
 
     def _run(self, flags: int) -> int:
         ptr, tables, slot = self._ptr, cb.tables, self._slot
-        outer, chained, rc = -2, -1, None
+        chained, rc = -1, None
+        saved: list[int] = []
         try:
             if not flags & EVLOOP_NONBLOCK and _in_main_thread():
                 wakefd = self._check(lib.pyle_base_wakefd(ptr), "event_base_loop")
-                outer = chained = _signal.set_wakeup_fd(wakefd, warn_on_full_buffer=False)
+                saved.extend(map(_set_wakeup_fd, (wakefd,)))  # one step: see _handle.held()
+                chained = saved[0]
                 if chained == wakefd:
                     chained = -1
             first = tables[slot] is None
@@ -428,8 +467,8 @@ class EventBase(Handle):
                 if rc is None:  # a signal handler's exception hid it
                     self._keep(lib.pyle_raised())
         finally:
-            if outer != -2:
-                _signal.set_wakeup_fd(outer)
+            if saved:
+                _signal.set_wakeup_fd(saved[0])
                 lib.pyle_base_pass_on(ptr, chained)
         return int(rc)
 
@@ -952,7 +991,7 @@ def _at_exit() -> None:
     nothing of Python's any more."""
     lib.pyle_set_exiting()
     for base in list(cb.bases.values()):
-        if not base.closed and not lib.pyle_base_state(base._ptr, lib.PYLE_STATE_RUNNING):
+        if not lib.pyle_base_state(base._ptr, lib.PYLE_STATE_RUNNING):
             base.close()
 
 

@@ -52,10 +52,18 @@ class Listener(Handle):
         A socket.socket is taken over: detached, and closed with the listener.
         """
         flags = self._start(base, callback, args, flags)
-        if isinstance(fd, socket.socket):
+        taken = isinstance(fd, socket.socket)
+        if taken:
             flags |= LEV_OPT_CLOSE_ON_FREE
-        rc = lib.pyle_listener_open(self._ptr, fileno(fd), flags, _backlog(backlog))
-        self._started(rc, "evconnlistener_new")
+        number = fileno(fd)
+        try:
+            rc = lib.pyle_listener_open(self._ptr, number, flags, _backlog(backlog))
+            self._check(rc, "evconnlistener_new")
+        except BaseException:
+            if isinstance(fd, socket.socket) and lib.pyle_listener_ptr(self._ptr):
+                fd.detach()  # interrupted
+            self._abandon()
+            raise
         if isinstance(fd, socket.socket):
             fd.detach()
 
@@ -75,8 +83,12 @@ class Listener(Handle):
         where, length = sockaddr(address, passive=True)
         self = cls.__new__(cls)
         flags = self._start(base, callback, args, flags)
-        rc = lib.pyle_listener_bind(self._ptr, where, length, flags, _backlog(backlog))
-        self._started(rc, "evconnlistener_new_bind")
+        try:
+            rc = lib.pyle_listener_bind(self._ptr, where, length, flags, _backlog(backlog))
+            self._check(rc, "evconnlistener_new_bind")
+        except BaseException:
+            self._abandon()
+            raise
         return self
 
     @classmethod
@@ -94,7 +106,11 @@ class Listener(Handle):
                 return one
         self = cls.__new__(cls)
         self._start(base, _nothing, (), 0)
-        self._started(lib.pyle_listener_borrow(self._ptr, found), "evconnlistener")
+        try:
+            self._check(lib.pyle_listener_borrow(self._ptr, found), "evconnlistener")
+        except BaseException:
+            self._abandon()
+            raise
         return self
 
     def _start(
@@ -120,10 +136,10 @@ class Listener(Handle):
         base._table[self._token] = self
         return flags
 
-    def _started(self, rc: int, function: str) -> None:
-        if rc < 0:
-            self._base._table.pop(self._token, None)
-            self._check(rc, function)
+    def _abandon(self) -> None:
+        """What made it has failed, or was interrupted: the caller will not know it."""
+        lib.pyle_listener_close(self._ptr)
+        self._base._table.pop(self._token, None)
 
     # ---- life ----
 
@@ -205,8 +221,16 @@ class Listener(Handle):
     @property
     def address(self) -> Address:
         """Where it listens, as the socket module has it."""
-        with socket.socket(fileno=os.dup(self.fd)) as duplicate:
-            return duplicate.getsockname()
+        found: list[Any] = []
+        try:  # in one step of Python's: a descriptor that nobody has yet would stay open
+            found.extend(map(_socket_of, map(os.dup, (self.fd,))))
+            return found[0].getsockname()
+        finally:
+            for one in found:
+                one.close()
+
+
+_socket_of = functools.partial(socket.SocketType, -1, -1, -1)
 
 
 def _backlog(backlog: int) -> int:

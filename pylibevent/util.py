@@ -54,20 +54,21 @@ def socketpair(
     inherited by programs that this one starts. OSError if the system has no such pair."""
     fds = ffi.new("int[2]", [-1, -1])
     pair = (integer(family, "family"), integer(type, "type"), integer(protocol, "protocol"))
-    if lib.evutil_socketpair(*pair, fds) < 0:
-        fail(SYS, "evutil_socketpair")
-    left = [fds[0], fds[1]]
-    sockets = []
+    # There before their descriptors are: each has an owner, whatever comes in between.
+    a, b = (_socket.socket.__new__(_socket.socket) for _ in range(2))
     try:
-        while left:
-            make_socket_closeonexec(left[0])
-            sockets.append(_socket.socket(fileno=left[0]))
-            del left[0]
+        if lib.evutil_socketpair(*pair, fds) < 0:
+            fail(SYS, "evutil_socketpair")
+        for sock, fd in ((a, fds[0]), (b, fds[1])):
+            make_socket_closeonexec(fd)
+            _socket.socket.__init__(sock, fileno=fd)
     except BaseException:
-        for fd in left:
-            os.close(fd)
+        for sock, fd in ((a, fds[0]), (b, fds[1])):
+            sock.detach()
+            if fd >= 0:
+                os.close(fd)
         raise
-    return sockets[0], sockets[1]
+    return a, b
 
 
 def _on_socket(call: Callable[[int], int], sock: FileDescriptor, function: str) -> None:

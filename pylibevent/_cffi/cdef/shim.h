@@ -10,6 +10,16 @@ struct pyle_limit;
 struct pyle_group;
 struct pyle_segment;
 
+/* What a call counts for Python stands in memory that Python has made before it, and whose end gives
+ * it back: a signal handler's exception may come in as soon as the call is over. */
+struct pyle_held {
+    struct pyle_buf *view;      /* memory of its that is shown */
+    struct pyle_buf *buf_lock;  /* lock() */
+    struct pyle_bev *bev_lock;
+    struct pyle_base *claim;    /* its end is up to us */
+};
+void pyle_let_go(struct pyle_held *);                   /* as often as you like */
+
 /* ---- base.c ---- */
 int pyle_init(void);
 void pyle_before_fork(void);
@@ -47,7 +57,7 @@ long long pyle_base_running_event(struct pyle_base *);  /* its token, 0: none */
 int pyle_base_common_timeout(struct pyle_base *, double seconds);
 char *pyle_base_dump(struct pyle_base *, size_t *length, int *rc); /* to be freed */
 int pyle_base_shut(struct pyle_base *);                 /* no use from here on */
-int pyle_base_claim_free(struct pyle_base *);           /* 1: shut, not running, and the caller frees it */
+int pyle_base_claim_free(struct pyle_base *, struct pyle_held *); /* 1: shut, not running, the caller frees it; 2: that is done */
 int pyle_base_free(struct pyle_base *);
 
 #define PYLE_STATE_CHECK 0       /* 0 or an error: may it be used? */
@@ -111,32 +121,30 @@ ssize_t pyle_buf_readln(struct pyle_buf *, char *out, size_t size, int eol, ssiz
 ssize_t pyle_buf_readlines(struct pyle_buf *, char *out, size_t size, int eol, ssize_t max_length);
 ssize_t pyle_buf_search(struct pyle_buf *, const void *what, size_t n, ssize_t start, ssize_t end);
 ssize_t pyle_buf_search_eol(struct pyle_buf *, ssize_t start, int eol, size_t *eol_length);
-int pyle_buf_pullup(struct pyle_buf *, ssize_t n, struct evbuffer_iovec *out);
-int pyle_buf_peek(struct pyle_buf *, ssize_t start, ssize_t n, struct evbuffer_iovec *out, int max);
-void pyle_buf_release_view(struct pyle_buf *, void *);         /* what a view's end calls */
+int pyle_buf_pullup(struct pyle_buf *, ssize_t n, struct evbuffer_iovec *out, struct pyle_held *);
+int pyle_buf_peek(struct pyle_buf *, ssize_t start, ssize_t n, struct evbuffer_iovec *out, int max, struct pyle_held *);
 int pyle_buf_add_buffer(struct pyle_buf *dst, struct pyle_buf *src);
 int pyle_buf_prepend_buffer(struct pyle_buf *dst, struct pyle_buf *src);
 ssize_t pyle_buf_remove_buffer(struct pyle_buf *src, struct pyle_buf *dst, size_t n);
-int pyle_buf_add_reference(struct pyle_buf *, const void *data, size_t n, long long pin);
+int pyle_buf_add_reference(struct pyle_buf *, const void *data, size_t n, long long pin, int *taken);
 long long pyle_pin_take(void);                                 /* a pin let go of, 0: none */
-int pyle_buf_add_file(struct pyle_buf *, int fd, long long offset, long long length); /* takes fd */
+int pyle_buf_add_file(struct pyle_buf *, int fd, long long offset, long long length); /* duplicates fd */
 int pyle_buf_add_segment(struct pyle_buf *, struct pyle_segment *, long long offset, long long length);
 int pyle_buf_add_iovec(struct pyle_buf *, struct evbuffer_iovec *vec, int n, size_t total);
 int pyle_buf_add_buffer_reference(struct pyle_buf *dst, struct pyle_buf *src);
-int pyle_buf_reserve(struct pyle_buf *, size_t n, struct evbuffer_iovec *out, int max);
-int pyle_buf_hold(struct pyle_buf *, size_t n);                /* n of the reserved bytes: one more view */
-int pyle_buf_commit(struct pyle_buf *, size_t n);              /* which this lets go of */
+int pyle_buf_reserve(struct pyle_buf *, size_t n, struct evbuffer_iovec *out, int max, struct pyle_held *);
+int pyle_buf_hold(struct pyle_buf *, size_t n, struct pyle_held *); /* n of the reserved bytes: one more view */
+int pyle_buf_commit(struct pyle_buf *, size_t n, struct pyle_held *); /* which this lets go of */
 int pyle_buf_flags(struct pyle_buf *, unsigned long long flags, int on);
 int pyle_buf_defer(struct pyle_buf *, struct pyle_base *);
 int pyle_buf_enable_locking(struct pyle_buf *);
-int pyle_buf_lock(struct pyle_buf *);
-int pyle_buf_unlock(struct pyle_buf *);
+int pyle_buf_lock(struct pyle_buf *, struct pyle_held *);
 struct pyle_segment *pyle_segment_new(struct evbuffer_file_segment *); /* NULL: not open yet; NULL: no memory */
 void pyle_segment_unref(struct pyle_segment *);
-int pyle_segment_open(struct pyle_segment *, int fd, long long offset, long long length, unsigned flags); /* takes fd */
+int pyle_segment_open(struct pyle_segment *, int fd, long long offset, long long length, unsigned flags); /* duplicates fd */
 int pyle_segment_close(struct pyle_segment *);
 struct evbuffer_file_segment *pyle_segment_ptr(struct pyle_segment *); /* NULL once closed */
-int pyle_segment_cleanup(struct pyle_segment *, long long pin); /* let go of when the segment is freed */
+int pyle_segment_cleanup(struct pyle_segment *, long long pin, int *taken); /* let go of when the segment is freed */
 ssize_t pyle_buf_read(struct pyle_buf *, int fd, int n);
 ssize_t pyle_buf_write(struct pyle_buf *, int fd, ssize_t n);
 int pyle_buf_freeze(struct pyle_buf *, int at_front, int on);
@@ -169,6 +177,7 @@ ssize_t pyle_tag_unmarshal(struct pyle_buf *src, struct pyle_buf *dst); /* the t
 struct pyle_bev *pyle_bev_new(struct pyle_base *, long long token); /* NULL: no memory */
 void pyle_bev_unref(struct pyle_bev *);
 int pyle_bev_socket(struct pyle_bev *, int fd, int options, int nodelay);
+void pyle_bev_unopen(struct pyle_bev *);                       /* fd is the caller's again */
 int pyle_bev_pair(struct pyle_bev *, struct pyle_bev *, int options);
 int pyle_bev_filter(struct pyle_bev *, struct pyle_bev *under, int filters, int options);
 int pyle_bev_borrow(struct pyle_bev *, struct bufferevent *);
@@ -198,8 +207,8 @@ int pyle_bev_set_priority(struct pyle_bev *, int priority);
 int pyle_bev_flush(struct pyle_bev *, int what, int mode);
 int pyle_bev_trigger(struct pyle_bev *, int what, int options);
 int pyle_bev_trigger_event(struct pyle_bev *, int what, int options);
-int pyle_bev_lock(struct pyle_bev *);
-int pyle_bev_unlock(struct pyle_bev *);
+int pyle_bev_lock(struct pyle_bev *, struct pyle_held *);
+int pyle_unlock(struct pyle_held *);                           /* a buffer's too */
 
 #define PYLE_FILTER_RESULT 16 /* and a BEV_*: what pyle_py_bev_filter answers */
 

@@ -511,19 +511,43 @@ int pyle_base_shut(struct pyle_base *pb)
     return rc;
 }
 
-int pyle_base_claim_free(struct pyle_base *pb)
+int pyle_base_claim_free(struct pyle_base *pb, struct pyle_held *held)
 {
-    int mine;
+    int rc = 0;
 
     pthread_mutex_lock(&pb->lock);
-    mine = pb->closed && !pb->runner && !pb->free_claimed;
-    if (mine)
-        pb->free_claimed = 1;
+    if (pb->free_claimed == 2) {
+        rc = 2;
+    } else if (pb->closed && !pb->runner && !pb->free_claimed) {
+        rc = pb->free_claimed = 1;
+        pyle_hold_base(pb);
+        held->claim = pb;
+    }
     pthread_mutex_unlock(&pb->lock);
-    return mine;
+    return rc;
 }
 
-int pyle_base_free(struct pyle_base *pb)
+void pyle_let_go(struct pyle_held *held)
+{
+    struct pyle_buf *b = held->view;
+    struct pyle_base *pb = held->claim;
+
+    held->view = NULL;
+    held->claim = NULL;
+    if (b)
+        pyle_buf_unview(b);
+    if (held->buf_lock || held->bev_lock)
+        pyle_unlock(held);
+    if (pb) {
+        pthread_mutex_lock(&pb->lock);
+        if (pb->free_claimed == 1)
+            pb->free_claimed = 0; /* it did not come to that */
+        pthread_mutex_unlock(&pb->lock);
+        pyle_base_unref(pb);
+    }
+}
+
+static int free_base(struct pyle_base *pb)
 {
     struct event_base *base;
     int sync;
@@ -573,6 +597,16 @@ int pyle_base_free(struct pyle_base *pb)
     pthread_mutex_unlock(&pb->lock);
     do_chores(pb);
     return (int)pyle_sync_leave(sync, 0); /* what was lent to its buffers is given back */
+}
+
+int pyle_base_free(struct pyle_base *pb)
+{
+    int rc = free_base(pb);
+
+    pthread_mutex_lock(&pb->lock);
+    pb->free_claimed = 2;
+    pthread_mutex_unlock(&pb->lock);
+    return rc;
 }
 
 int pyle_base_reinit(struct pyle_base *pb)

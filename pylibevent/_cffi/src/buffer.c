@@ -3,6 +3,7 @@
  * a BEV_OPT_THREADSAFE bufferevent take its lock. No call frees what it is in the middle of. */
 #include "pyle.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <search.h>
 #include <sys/stat.h>
@@ -653,14 +654,13 @@ ssize_t pyle_buf_search_eol(struct pyle_buf *b, ssize_t start, int eol, size_t *
 
 /* ---- views: while one is out nothing changes what it shows ---- */
 
-static void add_views(struct pyle_call *c, int n)
+static void add_view(struct pyle_call *c, struct pyle_held *held)
 {
     struct pyle_buf *b = c->b;
 
-    if (n <= 0)
-        return;
-    hold(b, n);
-    if (__atomic_fetch_add(&b->exports, n, __ATOMIC_ACQ_REL) == 0 && c->pv)
+    held->view = b;
+    hold(b, 1);
+    if (__atomic_fetch_add(&b->exports, 1, __ATOMIC_ACQ_REL) == 0 && c->pv)
         pyle_bev_hold(c->pv, c->use.bev, b->is_input ? EV_READ : EV_WRITE);
 }
 
@@ -676,15 +676,14 @@ static void last_view_gone(struct pyle_buf *b)
     }
 }
 
-void pyle_buf_release_view(struct pyle_buf *b, void *unused)
+void pyle_buf_unview(struct pyle_buf *b)
 {
-    (void)unused;
     if (__atomic_sub_fetch(&b->exports, 1, __ATOMIC_ACQ_REL) == 0)
         last_view_gone(b);
     pyle_buf_unref(b);
 }
 
-int pyle_buf_pullup(struct pyle_buf *b, ssize_t n, struct evbuffer_iovec *out)
+int pyle_buf_pullup(struct pyle_buf *b, ssize_t n, struct evbuffer_iovec *out, struct pyle_held *held)
 {
     struct pyle_call c;
     int rc = pyle_buf_enter_to_read(&c, b, 1);
@@ -698,12 +697,14 @@ int pyle_buf_pullup(struct pyle_buf *b, ssize_t n, struct evbuffer_iovec *out)
         out->iov_base = evbuffer_pullup(b->buf, (ev_ssize_t)out->iov_len);
         rc = out->iov_base ? 1 : PYLE_NOMEM;
     }
-    add_views(&c, rc);
+    if (rc > 0)
+        add_view(&c, held);
     return (int)pyle_buf_leave(&c, rc);
 }
 
 /* How many pieces there are; up to max of them in out, when that many were asked for. */
-int pyle_buf_peek(struct pyle_buf *b, ssize_t start, ssize_t n, struct evbuffer_iovec *out, int max)
+int pyle_buf_peek(struct pyle_buf *b, ssize_t start, ssize_t n, struct evbuffer_iovec *out, int max,
+                  struct pyle_held *held)
 {
     struct pyle_call c;
     struct evbuffer_ptr at;
@@ -727,14 +728,15 @@ int pyle_buf_peek(struct pyle_buf *b, ssize_t start, ssize_t n, struct evbuffer_
                 out[i].iov_len = left;
             left -= out[i].iov_len;
         }
-        add_views(&c, rc);
+        add_view(&c, held);
     }
     return (int)pyle_buf_leave(&c, rc);
 }
 
 /* ---- room for the user to write to: views too, until commit ---- */
 
-int pyle_buf_reserve(struct pyle_buf *b, size_t n, struct evbuffer_iovec *out, int max)
+int pyle_buf_reserve(struct pyle_buf *b, size_t n, struct evbuffer_iovec *out, int max,
+                     struct pyle_held *held)
 {
     struct pyle_call c;
     int rc = pyle_buf_enter(&c, b, 1);
@@ -752,13 +754,14 @@ int pyle_buf_reserve(struct pyle_buf *b, size_t n, struct evbuffer_iovec *out, i
         else
             memcpy(b->reserved, out, (size_t)rc * sizeof(*out));
     }
-    if (rc > 0)
+    if (rc > 0) {
         b->n_reserved = rc;
-    add_views(&c, rc);
+        add_view(&c, held);
+    }
     return (int)pyle_buf_leave(&c, rc);
 }
 
-int pyle_buf_hold(struct pyle_buf *b, size_t n)
+int pyle_buf_hold(struct pyle_buf *b, size_t n, struct pyle_held *held)
 {
     struct pyle_call c;
     size_t room = 0;
@@ -771,7 +774,7 @@ int pyle_buf_hold(struct pyle_buf *b, size_t n)
     if (n > room)
         rc = PYLE_RANGE;
     else
-        add_views(&c, 1);
+        add_view(&c, held);
     return (int)pyle_buf_leave(&c, rc);
 }
 
@@ -794,11 +797,12 @@ static int commit(struct pyle_buf *b, size_t n)
     return rc;
 }
 
-int pyle_buf_commit(struct pyle_buf *b, size_t n)
+int pyle_buf_commit(struct pyle_buf *b, size_t n, struct pyle_held *held)
 {
     struct pyle_call c;
     int rc = pyle_buf_enter(&c, b, 0);
 
+    held->view = NULL;
     if (rc == 0 && b->depth > 1 && b->moving)
         rc = (int)pyle_buf_leave(&c, PYLE_INUSE);
     else if (rc == 0 && views(b) > 1)
@@ -808,7 +812,7 @@ int pyle_buf_commit(struct pyle_buf *b, size_t n)
         pyle_buf_unref(b);
         return rc;
     }
-    pyle_buf_release_view(b, NULL);
+    pyle_buf_unview(b);
     return rc;
 }
 
@@ -1130,7 +1134,7 @@ long long pyle_pin_take(void)
     return id;
 }
 
-int pyle_buf_add_reference(struct pyle_buf *b, const void *data, size_t n, long long id)
+int pyle_buf_add_reference(struct pyle_buf *b, const void *data, size_t n, long long id, int *taken)
 {
     struct pyle_call c;
     struct pin *p;
@@ -1143,6 +1147,7 @@ int pyle_buf_add_reference(struct pyle_buf *b, const void *data, size_t n, long 
         rc = PYLE_NOMEM;
     } else {
         p->id = id;
+        *taken = 1; /* from here on it comes back by itself */
         if (evbuffer_add_reference(b->buf, data, n, on_reference_done, p) < 0) {
             rc = pyle_failed();
             on_reference_done(NULL, 0, p);
@@ -1216,8 +1221,12 @@ static int open_segment(struct pyle_segment *s, int fd, long long offset, long l
 int pyle_segment_open(struct pyle_segment *s, int fd, long long offset, long long length,
                       unsigned flags)
 {
-    int rc = open_segment(s, fd, offset, length, flags);
+    int rc;
 
+    fd = fcntl(fd, F_DUPFD_CLOEXEC, 0); /* not Python's part: one that nobody has yet would stay open */
+    if (fd < 0)
+        return PYLE_SYS;
+    rc = open_segment(s, fd, offset, length, flags);
     if (rc < 0) {
         int error = errno;
         close(fd);
@@ -1286,7 +1295,7 @@ static void on_segment_done(const struct evbuffer_file_segment *seg, int flags, 
     on_reference_done(NULL, 0, arg);
 }
 
-int pyle_segment_cleanup(struct pyle_segment *s, long long id)
+int pyle_segment_cleanup(struct pyle_segment *s, long long id, int *taken)
 {
     struct pin *p;
     int rc = s->borrowed ? PYLE_FAIL : begin_segment(s); /* the C library may have its own */
@@ -1296,6 +1305,7 @@ int pyle_segment_cleanup(struct pyle_segment *s, long long id)
     p = malloc(sizeof(*p));
     if (p) {
         p->id = id;
+        *taken = 1;
         evbuffer_file_segment_add_cleanup_cb(s->seg, on_segment_done, p);
     } else {
         rc = PYLE_NOMEM;
@@ -1362,10 +1372,8 @@ int pyle_buf_add_file(struct pyle_buf *b, int fd, long long offset, long long le
     struct pyle_segment s = {.seg = NULL};
     int rc = pyle_buf_enter(&c, b, 1);
 
-    if (rc < 0) {
-        close(fd);
+    if (rc < 0)
         return rc;
-    }
     rc = pyle_segment_open(&s, fd, offset, length, b->borrowed ? EVBUF_FS_DISABLE_SENDFILE : 0);
     if (rc == 0) {
         rc = add_segment(b, &s, 0, -1);
@@ -1443,12 +1451,12 @@ int pyle_buf_enable_locking(struct pyle_buf *b)
     return rc < 0 ? rc : (int)pyle_buf_leave(&c, enable_locking(b));
 }
 
-int pyle_buf_lock(struct pyle_buf *b)
+int pyle_buf_lock(struct pyle_buf *b, struct pyle_held *held)
 {
     int rc;
 
     if (b->kept)
-        return b->kept->options & BEV_OPT_THREADSAFE ? pyle_bev_lock(b->kept) : PYLE_UNABLE;
+        return b->kept->options & BEV_OPT_THREADSAFE ? pyle_bev_lock(b->kept, held) : PYLE_UNABLE;
     if (b->closing)
         return PYLE_CLOSED;
     rc = b->locking ? begin_locked(b) : PYLE_UNABLE;
@@ -1459,6 +1467,8 @@ int pyle_buf_lock(struct pyle_buf *b)
     if (rc == 0) {
         b->locker = PYLE_ME;
         ++b->lock_depth;
+        hold(b, 1);
+        held->buf_lock = b;
     }
     return rc;
 }
@@ -1467,8 +1477,6 @@ int pyle_buf_unlock(struct pyle_buf *b)
 {
     int sync;
 
-    if (b->kept)
-        return pyle_bev_unlock(b->kept);
     if (b->lock_depth == 0 || b->locker != PYLE_ME)
         return PYLE_THREAD;
     sync = pyle_sync_enter();

@@ -451,6 +451,16 @@ int pyle_bev_socket(struct pyle_bev *pv, int fd, int options, int nodelay)
     return rc;
 }
 
+/* Python was interrupted before it could tell the caller, whose the descriptor is then. */
+void pyle_bev_unopen(struct pyle_bev *pv)
+{
+    int fd = pv->bev ? bufferevent_getfd(pv->bev) : -1;
+
+    if (fd >= 0 && pyle_bev_setfd(pv, -1, 0) == 0 && fd == pyle_accepted)
+        pyle_accepting = fd;
+    pyle_bev_close(pv, 0);
+}
+
 int pyle_bev_pair(struct pyle_bev *a, struct pyle_bev *b, int options)
 {
     struct bufferevent *pair[2];
@@ -1316,7 +1326,7 @@ int pyle_bev_trigger_event(struct pyle_bev *pv, int what, int options)
 
 /* ---- lock(): counted, so that what is locked is there to be unlocked ---- */
 
-static int lock(struct pyle_bev *pv, struct bufferevent *bev)
+static int lock(struct pyle_bev *pv, struct bufferevent *bev, struct pyle_held *held)
 {
     pthread_mutex_lock(&pv->pb->lock);
     ++pv->pb->locks;
@@ -1326,12 +1336,14 @@ static int lock(struct pyle_bev *pv, struct bufferevent *bev)
     pv->locked = bev;
     pv->locker = PYLE_ME;
     ++pv->lock_depth;
+    __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
+    held->bev_lock = pv;
     return 0;
 }
 
-int pyle_bev_lock(struct pyle_bev *pv)
+int pyle_bev_lock(struct pyle_bev *pv, struct pyle_held *held)
 {
-    CALL(pv, lock(pv, bev));
+    CALL(pv, lock(pv, bev, held));
 }
 
 int pyle_bev_unlock(struct pyle_bev *pv)
@@ -1350,4 +1362,21 @@ int pyle_bev_unlock(struct pyle_bev *pv)
     free_now = --pb->locks == 0 && pb->free_after_unlock;
     pthread_mutex_unlock(&pb->lock);
     return free_now ? pyle_base_free(pb) : 0;
+}
+
+int pyle_unlock(struct pyle_held *held)
+{
+    struct pyle_buf *b = held->buf_lock;
+    struct pyle_bev *pv = held->bev_lock;
+    int rc = b ? pyle_buf_unlock(b) : pv ? pyle_bev_unlock(pv) : PYLE_THREAD;
+
+    if (rc == PYLE_THREAD)
+        return rc; /* another one has it, or nobody */
+    held->buf_lock = NULL;
+    held->bev_lock = NULL;
+    if (b)
+        pyle_buf_unref(b);
+    else
+        pyle_bev_unref(pv);
+    return rc;
 }

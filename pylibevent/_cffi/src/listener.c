@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 __thread int pyle_accepting = -1;
+__thread int pyle_accepted = -1;
 
 static const struct timeval pause_time = {0, 100000};
 
@@ -128,7 +129,7 @@ static void deliver(struct pyle_listener *pl, int fd, const struct sockaddr *sa,
     struct pyle_base *pb = pl->pb;
     char host[INET6_ADDRSTRLEN + 1] = "";
     const char *name = host;
-    int name_length = 0, port = 0, answer, outer = pyle_accepting;
+    int name_length = 0, port = 0, answer, outer = pyle_accepting, outer_fd = pyle_accepted;
     unsigned flowinfo = 0, scope = 0;
 
     if (sa->sa_family == AF_INET) {
@@ -152,7 +153,7 @@ static void deliver(struct pyle_listener *pl, int fd, const struct sockaddr *sa,
         if (name_length < 0)
             name_length = 0;
     }
-    pyle_accepting = fd;
+    pyle_accepting = pyle_accepted = fd;
     pyle_before();
     answer = pyle_py_accept(pb->slot, pl->token, fd, sa->sa_family, name, name_length, port,
                             flowinfo, scope);
@@ -170,6 +171,7 @@ static void deliver(struct pyle_listener *pl, int fd, const struct sockaddr *sa,
         close(fd);
     }
     pyle_accepting = outer;
+    pyle_accepted = outer_fd;
     if (answer == PYLE_RETRY || answer == PYLE_ERROR) {
         stop_for_now(pl);
         pyle_raise(pb);

@@ -86,7 +86,7 @@ struct pyle_base {
     struct pyle_listener *paused;         /* switched off until the exception has left the loop */
     struct pyle_base *next_to_free;       /* when the call that this thread is in is over */
     int freeing;
-    int free_claimed;          /* somebody frees it */
+    int free_claimed;          /* 1: somebody frees it; 2: that is done */
     int lost;                  /* in a child: a thread that stayed behind may hold its locks */
     struct pyle_base *next, **to_this; /* all bases, for fork */
     int locks;                 /* of its bufferevents, held by lock() */
@@ -265,6 +265,8 @@ ssize_t pyle_sync_leave(int outer, ssize_t rc);
 void pyle_forget_timeout(struct event *ev, short unless); /* unless pending for one of these */
 
 /* buffer.c */
+void pyle_buf_unview(struct pyle_buf *b);
+int pyle_buf_unlock(struct pyle_buf *b);
 struct pyle_buf *pyle_buf_of(struct pyle_bev *pv, int input);
 void pyle_buf_orphan(struct pyle_buf *b, struct evbuffer *buf);
 void pyle_buf_free(struct pyle_buf *b);
@@ -295,6 +297,7 @@ ssize_t pyle_buf_move(struct pyle_buf *dst, struct pyle_buf *src,
 extern int pyle_pins_waiting;
 
 /* bufferevent.c */
+int pyle_bev_unlock(struct pyle_bev *pv);
 int pyle_bev_begin(struct pyle_bev *pv, struct pyle_use *u);
 int pyle_bev_begin_to_close(struct pyle_bev *pv, struct pyle_use *u);
 void pyle_bev_end(struct pyle_bev *pv, struct pyle_use *u);
@@ -327,6 +330,7 @@ void pyle_log_lock(int on);
 
 /* listener.c */
 extern __thread int pyle_accepting;  /* the descriptor an accept callback was given, -1 once taken */
+extern __thread int pyle_accepted;   /* the same, taken or not */
 void pyle_listener_unpause(struct pyle_base *pb);
 void pyle_listener_free(struct pyle_listener *pl);
 
