@@ -153,7 +153,7 @@ class BufferEvent(Handle):
         """What made it has failed, or was interrupted: the caller will not know it."""
         lib.pyle_bev_close(self._ptr, 0)
         self._base._table.pop(self._token, None)
-        self._partner = None
+        self._joined = None
 
     @classmethod
     def pair(cls, base: EventBase, options: int = 0) -> tuple[Self, Self]:
