@@ -380,8 +380,8 @@ class Cleanups(list[tuple[Any, tuple[Any, ...]]]):
 @callback
 def release() -> int:
     raised: list[BaseException] = []
-    while pin := lib.pyle_pin_take():
-        what = pins.pop(pin, None)
+    # Taken and popped in one step, whatever a signal handler raises between steps.
+    for what in map(pins.pop, iter(lib.pyle_pin_take, 0), itertools.repeat(())):
         for function, args in what if type(what) is Cleanups else ():
             try:
                 function(*args)

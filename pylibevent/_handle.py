@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from . import _callbacks as cb
 from ._libevent import ffi, lib
-from .errors import CLOSED, LibeventError, fail
+from .errors import CLOSED, THREAD, LibeventError, fail
 
 if TYPE_CHECKING:
     from .buffer import EvBuffer
@@ -154,8 +154,11 @@ class Lock(Generic[Self]):
         _value: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        mine, self._held = self._held, None
+        mine = self._held or held()
         try:
-            self._owner._check(lib.pyle_unlock(mine or held()), self._function[:-4] + "unlock")
+            rc = lib.pyle_unlock(mine)
+            if rc != THREAD:
+                self._held = None
+            self._owner._check(rc, self._function[:-4] + "unlock")
         finally:
             del mine

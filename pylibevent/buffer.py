@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import functools
 import operator
-import os
 import re
 import weakref
 from collections.abc import Callable, Iterable, Sequence

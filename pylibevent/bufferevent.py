@@ -509,9 +509,17 @@ class BufferEvent(Handle):
         taken, number = isinstance(fd, Socket), fileno(fd)
         try:
             self._check(lib.pyle_bev_setfd(self._ptr, number, taken), "bufferevent_setfd")
-        finally:
-            if isinstance(fd, Socket) and lib.pyle_bev_fd(self._ptr) == number + 1:
+            if isinstance(fd, Socket):
                 fd.detach()
+        except BaseException:
+            if (
+                isinstance(fd, Socket)
+                and lib.pyle_bev_fd(self._ptr) == number + 1 == fd.fileno() + 1
+            ):
+                lib.pyle_bev_setfd(
+                    self._ptr, -1, False
+                )  # interrupted: it is the caller's as before
+            raise
 
     @property
     def partner(self) -> BufferEvent | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import operator
 import os
@@ -239,9 +240,9 @@ class EventBase(Handle):
 
     __slots__ = (
         "_is_closed",
-        "_is_freed",
         "_last_signal",
         "_later",
+        "_own_slot",
         "_slot",
         "_table",
         "exception_handler",
@@ -300,7 +301,8 @@ class EventBase(Handle):
         if rc < 0:
             _give_slot(self._slot)
         self._check(rc, function)
-        self._is_closed = self._is_freed = False
+        self._own_slot = [self._slot]  # until it is freed
+        self._is_closed = False
         cb.bases[self._slot] = self
 
     # ---- life ----
@@ -323,7 +325,7 @@ class EventBase(Handle):
         """
         rc = 0
         raised: list[BaseException] = []
-        while not getattr(self, "_is_freed", True) and len(raised) < _PATIENCE:
+        while getattr(self, "_own_slot", None) and len(raised) < _PATIENCE:
             try:
                 rc = self._shut()
                 break
@@ -374,11 +376,10 @@ class EventBase(Handle):
         while self._later:
             unraisable(self._later[0])
             del self._later[0]
-        cb.bases.pop(self._slot, None)
-        with _slots_lock:
-            if not self._is_freed:
-                self._is_freed = True
-                _free_slots.append(self._slot)
+        with contextlib.suppress(IndexError):  # done already
+            slot = self._own_slot.pop()
+            cb.bases.pop(slot, None)
+            _give_slot(slot)
 
     def __del__(self) -> None:
         try:

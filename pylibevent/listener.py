@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from collections.abc import Callable
@@ -59,13 +60,13 @@ class Listener(Handle):
         try:
             rc = lib.pyle_listener_open(self._ptr, number, flags, _backlog(backlog))
             self._check(rc, "evconnlistener_new")
+            if isinstance(fd, socket.socket):
+                fd.detach()
         except BaseException:
             if isinstance(fd, socket.socket) and lib.pyle_listener_ptr(self._ptr):
-                fd.detach()  # interrupted
+                fd.detach()  # interrupted: it goes with the listener, which has it
             self._abandon()
             raise
-        if isinstance(fd, socket.socket):
-            fd.detach()
 
     @classmethod
     def bind(

@@ -57,10 +57,9 @@ def socketpair(
     # There before their descriptors are: each has an owner, whatever comes in between.
     a, b = (_socket.socket.__new__(_socket.socket) for _ in range(2))
     try:
-        if lib.evutil_socketpair(*pair, fds) < 0:
-            fail(SYS, "evutil_socketpair")
+        if (rc := lib.pyle_socketpair(*pair, fds)) < 0:
+            fail(rc, "evutil_socketpair")
         for sock, fd in ((a, fds[0]), (b, fds[1])):
-            make_socket_closeonexec(fd)
             _socket.socket.__init__(sock, fileno=fd)
     except BaseException:
         for sock, fd in ((a, fds[0]), (b, fds[1])):

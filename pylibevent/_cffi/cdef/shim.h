@@ -22,6 +22,7 @@ void pyle_let_go(struct pyle_held *);                   /* as often as you like 
 
 /* ---- base.c ---- */
 int pyle_init(void);
+int pyle_socketpair(int family, int type, int protocol, int fds[2]); /* close-on-exec; -1, -1 on failure */
 void pyle_before_fork(void);
 void pyle_after_fork(int in_child);
 void pyle_set_exiting(void);

@@ -27,6 +27,22 @@ int pyle_init(void)
     return evthread_use_pthreads() == 0 ? 0 : PYLE_FAIL;
 }
 
+int pyle_socketpair(int family, int type, int protocol, int fds[2])
+{
+    int i, error;
+
+    if (evutil_socketpair(family, type, protocol, fds) == 0) {
+        if (evutil_make_socket_closeonexec(fds[0]) == 0 && evutil_make_socket_closeonexec(fds[1]) == 0)
+            return 0;
+        error = errno;
+        for (i = 0; i < 2; ++i)
+            close(fds[i]);
+        errno = error;
+    }
+    fds[0] = fds[1] = -1; /* Linux leaves numbers there */
+    return PYLE_SYS;
+}
+
 /* fork() with no lock of ours held by another thread, so that the child can go on. */
 
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;

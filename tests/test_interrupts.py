@@ -1,0 +1,420 @@
+"""A signal handler's exception may come in at any step of Python's: nothing is lost by it.
+
+Each test does the same thing again and again, interrupted at one later call each time, until it is
+over before that. Python looks for signals when a call is over, and when a function begins.
+"""
+
+# ruff: noqa: B023  (each lambda is called in its own turn of the loop)
+from __future__ import annotations
+
+import ctypes
+import dis
+import functools
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+from common import is_open
+
+from pylibevent import (
+    BEV_OPT_CLOSE_ON_FREE,
+    BEV_OPT_THREADSAFE,
+    EV_READ,
+    EV_WRITE,
+    EVLOOP_NONBLOCK,
+    BufferEvent,
+    EvBuffer,
+    Event,
+    EventBase,
+    FileSegment,
+    Listener,
+    Timer,
+    util,
+)
+from pylibevent import _callbacks as cb
+
+pytestmark = pytest.mark.skipif(sys.gettrace() is not None, reason="something traces already")
+
+# As a trace function: a signal comes in, and no step of Python's is before the one traced.
+signal_comes = ctypes.pythonapi["PyErr_SetInterruptEx"]
+signal_comes.argtypes = [ctypes.c_int, ctypes.py_object, ctypes.py_object, ctypes.py_object]
+signal_comes.restype = None
+
+
+class Interrupt(Exception):
+    pass
+
+
+class Step:
+    def __init__(self, number: int) -> None:
+        self.left = number
+        self.done = False
+
+    def interrupt(self, function: Callable[[], object]) -> bool:
+        """Calls it; whether it was interrupted, at this step."""
+        outer = signal.signal(signal.SIGUSR1, self.on_signal)
+        sys.settrace(self.trace)
+        try:
+            function()
+        except Interrupt:
+            pass
+        finally:
+            sys.settrace(None)
+            signal.signal(signal.SIGUSR1, outer)
+        return self.done
+
+    def on_signal(self, _number: int, _frame: object) -> None:
+        if not self.done:  # it may come more than once
+            self.done = True
+            raise Interrupt
+
+    def trace(self, frame: FrameType, event: str, _argument: object) -> Any:
+        if self.left <= 0 or frame.f_code.co_filename in (__file__, signal.__file__):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode" and frame.f_lasti in before_calls(frame.f_code):
+            self.left -= 1
+            if self.left == 0:
+                return functools.partial(signal_comes, signal.SIGUSR1)
+        return self.trace
+
+
+@functools.cache
+def before_calls(code: CodeType) -> set[int]:
+    """Where the instructions are that calls follow."""
+    found, last = set(), -1
+    for instruction in dis.get_instructions(code):
+        if instruction.opname.startswith("CALL"):
+            found.add(last)
+        if instruction.opname not in ("CACHE", "EXTENDED_ARG"):
+            last = instruction.offset
+    return found
+
+
+def each_step() -> Iterator[Step]:
+    number = 1
+    while True:
+        step = Step(number)
+        yield step
+        if not step.done:
+            assert step.left > 0
+            assert number > 1, "nothing was interrupted"
+            return
+        number += 1
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def in_other_thread(function: Callable[[], object]) -> None:
+    """It does not wait for ever for a lock."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def at_the_end(peer: socket.socket) -> bool:
+    try:
+        return peer.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
+# ---- views: one that nobody got does not keep the buffer as it is ----
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        EvBuffer.peek,
+        EvBuffer.pullup,
+        lambda buf: buf.reserve_space(10, 2),
+        lambda buf: buf.peek(20),
+    ],
+    ids=["peek", "pullup", "reserve_space", "peek-20"],
+)
+def test_a_buffer_can_change_though_showing_it_was_interrupted(
+    show: Callable[[EvBuffer], object],
+) -> None:
+    for step in each_step():
+        with EvBuffer(b"x" * 100) as buf:
+            for _ in range(20):  # more pieces than peek() takes at first
+                buf.add_reference(b"y")
+            step.interrupt(lambda: show(buf))
+            buf.add(b"z")
+            assert len(buf) == 121
+
+
+def test_commit_space_interrupted() -> None:
+    for step in each_step():
+        with EvBuffer() as buf:
+            views = buf.reserve_space(10)
+            views[0][:3] = b"abc"
+            step.interrupt(lambda: buf.commit_space(3))
+            del views
+            buf.add(b"!")
+            assert buf.remove() in (b"!", b"abc!")
+
+
+# ---- locks ----
+
+
+def hold(lock: Any) -> None:
+    with lock():
+        pass
+
+
+def test_the_lock_of_a_buffer_is_given_back() -> None:
+    for step in each_step():
+        with EvBuffer() as buf:
+            buf.enable_locking()
+            step.interrupt(lambda: hold(buf.lock))
+            in_other_thread(lambda: buf.add(b"x"))
+
+
+def test_the_lock_of_a_bufferevent_is_given_back(base: EventBase) -> None:
+    for step in each_step():
+        a, b = socket.socketpair()
+        bev = BufferEvent.socket(base, a, BEV_OPT_CLOSE_ON_FREE | BEV_OPT_THREADSAFE)
+        with b, bev:
+            step.interrupt(lambda: hold(bev.lock))
+            in_other_thread(lambda: bev.write(b"x"))
+            hold(bev.output.lock)
+
+
+# ---- closing ----
+
+
+def full_base() -> tuple[EventBase, list[socket.socket]]:
+    base, peers = EventBase(), []
+    for _ in range(3):
+        a, peer = socket.socketpair()
+        peer.setblocking(False)
+        BufferEvent.socket(base, a).enable(EV_READ)
+        peers.append(peer)
+    BufferEvent.pair(base)
+    below = BufferEvent.pair(base)[0]
+    BufferEvent.filter(below, None, None, BEV_OPT_CLOSE_ON_FREE)
+    Listener.bind(base, lambda *_: None, ("127.0.0.1", 0))
+    Event(base, peers[0], EV_WRITE, lambda *_: None).add()
+    Timer(base, lambda: None).add(100)
+    return base, peers
+
+
+def test_closing_a_base_closes_all_it_has() -> None:
+    for step in each_step():
+        before = descriptors()
+        base, peers = full_base()
+        step.interrupt(base.close)
+        if not base.closed:  # interrupted before it began
+            base.close()
+        assert all(map(at_the_end, peers))
+        for peer in peers:
+            peer.close()
+        assert descriptors() == before
+        base.close()
+
+
+def test_a_base_closed_in_its_loop_closes_all_it_has() -> None:
+    for step in each_step():
+        before = descriptors()
+        base, peers = full_base()
+        base.exception_handler = None
+        base.once(-1, 0, lambda *_: base.close(), timeout=0)
+        step.interrupt(lambda: base.loop(EVLOOP_NONBLOCK))
+        base.close()
+        assert all(map(at_the_end, peers))
+        for peer in peers:
+            peer.close()
+        assert descriptors() == before
+
+
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+def test_a_base_that_is_dropped_is_closed() -> None:
+    for step in each_step():
+        before = descriptors()
+        dropped = [full_base()]
+
+        def drop(dropped: list[Any] = dropped) -> None:
+            dropped.clear()
+
+        step.interrupt(drop)
+        gc.collect()
+        assert descriptors() == before
+
+
+def test_close_after_write_interrupted(base: EventBase) -> None:
+    for step in each_step():
+        a, peer = socket.socketpair()
+        peer.setblocking(False)
+        bev = BufferEvent.socket(base, a)
+        step.interrupt(bev.close_after_write)
+        bev.close()
+        assert at_the_end(peer)
+        peer.close()
+
+
+# ---- descriptors: each has one owner ----
+
+
+def check_owner(given: socket.socket, peer: socket.socket, owner: Any) -> None:
+    """The socket is the caller's as before, or the new object's, which closes it."""
+    if given.fileno() >= 0:
+        assert owner == [] or owner[0].closed
+        del owner[:]
+        gc.collect(1)
+        assert is_open(given.fileno())
+        given.close()
+    else:
+        for one in owner:
+            one.close()
+    assert at_the_end(peer)
+    peer.close()
+
+
+def test_a_socket_given_to_a_bufferevent(base: EventBase) -> None:
+    for step in each_step():
+        before = descriptors()
+        given, peer = socket.socketpair()
+        peer.setblocking(False)
+        made: list[BufferEvent] = []
+        step.interrupt(lambda: made.append(BufferEvent.socket(base, given)))
+        check_owner(given, peer, made)
+        assert descriptors() == before
+
+
+def test_a_socket_given_to_a_bufferevent_later(base: EventBase) -> None:
+    for step in each_step():
+        before = descriptors()
+        given, peer = socket.socketpair()
+        peer.setblocking(False)
+        bev = BufferEvent.socket(base)
+        step.interrupt(lambda: setattr(bev, "fd", given))
+        if given.fileno() >= 0:
+            assert bev.fd == -1
+        bev.close()
+        check_owner(given, peer, [])
+        assert descriptors() == before
+
+
+def test_a_socket_given_to_a_listener(base: EventBase) -> None:
+    for step in each_step():
+        before = descriptors()
+        given = socket.create_server(("127.0.0.1", 0))
+        made: list[Listener] = []
+        step.interrupt(lambda: made.append(Listener(base, lambda *_: None, given)))
+        if given.fileno() >= 0:
+            given.getsockname()
+            given.close()
+        for one in made:
+            one.close()
+        assert descriptors() == before
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda base: Listener.bind(base, lambda *_: None, ("127.0.0.1", 0)),
+        BufferEvent.pair,
+        BufferEvent.socket,
+        lambda base: util.socketpair(),
+        lambda base: EventBase(),
+        lambda base: Timer(base, lambda: None).add(1),
+    ],
+    ids=["bind", "pair", "socket", "socketpair", "base", "timer"],
+)
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+def test_what_is_made_halfway_is_gone(base: EventBase, make: Callable[[EventBase], object]) -> None:
+    for step in each_step():
+        with EventBase() as inner:
+            before = descriptors()
+            made: list[object] = []
+            step.interrupt(lambda: made.append(make(inner)))
+            made.clear()
+            gc.collect(1)
+            for found in [*inner._table.values()]:  # the base keeps those that are open
+                found.close()
+            assert descriptors() == before
+
+
+def test_the_address_of_a_listener(base: EventBase) -> None:
+    listener = Listener.bind(base, lambda *_: None, ("127.0.0.1", 0))
+    before = descriptors()
+    for step in each_step():
+        step.interrupt(lambda: listener.address)
+        assert descriptors() == before
+        assert listener.address[1] > 0
+
+
+def test_a_file_in_a_buffer(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"text")
+    with path.open("rb") as file:
+        for step in each_step():
+            before = descriptors()
+            with EvBuffer() as buf:
+                step.interrupt(lambda: buf.add_file(file))
+                assert bytes(buf) in (b"", b"text")
+            assert descriptors() == before
+
+
+def test_a_file_segment(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"text")
+    with path.open("rb") as file:
+        for step in each_step():
+            before = descriptors()
+            made: list[FileSegment] = []
+            step.interrupt(lambda: made.append(FileSegment(file)))
+            made.clear()
+            gc.collect(1)
+            assert descriptors() == before
+
+
+# ---- what C keeps for Python ----
+
+
+def test_memory_that_is_referred_to() -> None:
+    for step in each_step():
+        memory = bytearray(b"text")
+        with EvBuffer() as buf:
+            step.interrupt(lambda: buf.add_reference(memory))
+            assert bytes(buf) in (b"", b"text")
+        memory.append(0)  # BufferError while it is lent
+        assert cb.pins == {}
+
+
+def test_the_cleanup_of_a_segment(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"text")
+    with path.open("rb") as file:
+        for step in each_step():
+            done: list[int] = []
+            segment = FileSegment(file)
+            step.interrupt(lambda: segment.add_cleanup_cb(lambda *_: done.append(1)))
+            segment.close()
+            assert cb.pins == {}
+            assert step.done or done == [1]
+
+
+def test_a_callback_of_a_buffer() -> None:
+    for step in each_step():
+        with EvBuffer() as buf:
+            calls: list[int] = []
+            step.interrupt(lambda: buf.add_cb(lambda *_: calls.append(1)))
+            buf.add(b"x")
+            assert step.done or calls == [1]
