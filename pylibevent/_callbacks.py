@@ -86,16 +86,21 @@ def event(slot: int, token: int, fd: int, what: int, released: int) -> int:
         source = table[token]
     except KeyError:
         return DONE
-    entered = True  # noqa: F841
+    entered = False
     try:
         if not (args := source._args):
+            entered = True
             source._callback(fd, EVENT_FLAGS[what])
         elif len(args) == 1:  # quicker than the general case
+            entered = True
             source._callback(fd, EVENT_FLAGS[what], args[0])
         else:
+            entered = True
             source._callback(fd, EVENT_FLAGS[what], *args)
         answer = DONE
     except BaseException as exception:
+        if not entered:
+            raise
         answer = caught(exception, source)
     if released and token in table:
         del table[token]
@@ -109,14 +114,18 @@ def timer(slot: int, token: int, _fd: int, _what: int, released: int) -> int:
         source = table[token]
     except KeyError:
         return DONE
-    entered = True  # noqa: F841
+    entered = False
     try:
         if args := source._args:
+            entered = True
             source._callback(*args)
         else:
+            entered = True
             source._callback()
         answer = DONE
     except BaseException as exception:
+        if not entered:
+            raise
         answer = caught(exception, source)
     if released and token in table:
         del table[token]
@@ -128,14 +137,18 @@ def signal(slot: int, token: int, signum: int, what: int, released: int) -> int:
     source = (table := tables[slot] or table_of(slot)).get(token)
     if source is None:
         return DONE
-    entered = True  # noqa: F841
+    entered = False
     try:
         if source._kind == SIGNAL:
+            entered = True
             source._callback(signum, *source._args)
         else:  # an Event for a signal
+            entered = True
             source._callback(signum, EVENT_FLAGS[what & 0xFF], *source._args)
         answer = DONE
     except BaseException as exception:
+        if not entered:
+            raise
         answer = caught(exception, source)
         if answer == ERROR and (left := what >> 16):
             lib.pyle_event_again(source._ptr, left)
@@ -181,15 +194,20 @@ def bev_read(slot: int, token: int) -> int:
         source = table_of(slot).get(token)
     if source is None or (function := source._read) is None:
         return DONE
-    entered = True  # noqa: F841
+    entered = False
     try:
         if not (args := source._args):
+            entered = True
             function(source)
         elif len(args) == 1:  # quicker than the general case
+            entered = True
             function(source, args[0])
         else:
+            entered = True
             function(source, *args)
     except BaseException as exception:
+        if not entered:
+            raise
         return caught(exception, source)
     return DONE
 
@@ -202,15 +220,20 @@ def bev_write(slot: int, token: int) -> int:
         source = table_of(slot).get(token)
     if source is None or (function := source._write) is None:
         return DONE
-    entered = True  # noqa: F841
+    entered = False
     try:
         if not (args := source._args):
+            entered = True
             function(source)
         elif len(args) == 1:  # quicker than the general case
+            entered = True
             function(source, args[0])
         else:
+            entered = True
             function(source, *args)
     except BaseException as exception:
+        if not entered:
+            raise
         return caught(exception, source)
     return DONE
 
@@ -239,14 +262,16 @@ def bev_filter(slot: int, token: int, output: int, limit: int, mode: int) -> int
     source = (tables[slot] or table_of(slot)).get(token)
     if source is None:
         return DONE  # it was closed: as BEV_ERROR
+    joined = source._joined
+    under = joined.underlying
+    if output:
+        function, ways = joined.output_filter, (source.output, under.output)
+    else:
+        function, ways = joined.input_filter, (under.input, source.input)
+    mode = _MODES[mode]
     entered = True  # noqa: F841
     try:
-        joined = source._joined
-        under = joined.underlying
-        if output:
-            result = joined.output_filter(source.output, under.output, limit, _MODES[mode])
-        else:
-            result = joined.input_filter(under.input, source.input, limit, _MODES[mode])
+        result = function(*ways, limit, mode)
         number = -1 if type(result) is bool or not isinstance(result, int) else index(result)
         if number not in _RESULTS:
             raise TypeError(f"a filter must return BEV_OK, BEV_NEED_MORE or BEV_ERROR: {result!r}")

@@ -25,6 +25,7 @@ import pytest
 from common import is_open
 
 from pylibevent import (
+    BEV_NEED_MORE,
     BEV_OPT_CLOSE_ON_FREE,
     BEV_OPT_THREADSAFE,
     EV_READ,
@@ -36,6 +37,7 @@ from pylibevent import (
     EventBase,
     FileSegment,
     Listener,
+    Signal,
     Timer,
     util,
 )
@@ -60,6 +62,7 @@ class Step:
     def __init__(self, number: int) -> None:
         self.left = number
         self.done = False
+        self.where: CodeType | None = None  # in what it was interrupted
 
     def interrupt(self, function: Callable[[], object]) -> bool:
         """Calls it; whether it was interrupted, at this step."""
@@ -74,9 +77,10 @@ class Step:
             signal.signal(signal.SIGUSR1, outer)
         return self.done
 
-    def on_signal(self, _number: int, _frame: object) -> None:
+    def on_signal(self, _number: int, frame: FrameType) -> None:
         if not self.done:  # it may come more than once
             self.done = True
+            self.where = frame.f_code
             raise Interrupt
 
     def trace(self, frame: FrameType, event: str, _argument: object) -> Any:
@@ -270,6 +274,52 @@ def test_close_after_write_interrupted(base: EventBase) -> None:
         bev.close()
         assert at_the_end(peer)
         peer.close()
+
+
+# ---- callbacks: one that was not entered is called later ----
+
+
+@pytest.mark.parametrize("args", [(), (1,), (1, 2)], ids=["no-args", "one-arg", "two-args"])
+@pytest.mark.parametrize("kind", ["timer", "event", "signal", "read", "write", "filter"])
+def test_a_callback_that_was_not_entered_is_called_later(
+    base: EventBase, kind: str, args: tuple[int, ...]
+) -> None:
+    def callback(*_given: object) -> int:
+        calls.append(1)
+        return BEV_NEED_MORE  # for the filter
+
+    for step in each_step():
+        calls: list[int] = []
+        a, peer = socket.socketpair()
+        with a, peer:
+            peer.send(b"x")
+            if kind == "timer":
+                Timer(base, callback, *args).add(0)
+            elif kind == "event":
+                Event(base, a, EV_READ, callback, *args).add()
+            elif kind == "signal":
+                Signal(base, signal.SIGUSR2, callback, *args).add()
+                os.kill(os.getpid(), signal.SIGUSR2)
+            else:
+                bev = BufferEvent.socket(base, os.dup(a.fileno()))
+                if kind == "read":
+                    bev.setcb(callback, None, None, *args)
+                    bev.enable(EV_READ)
+                elif kind == "write":
+                    bev.setcb(None, callback, None, *args)
+                    bev.write(b"x")
+                else:
+                    top = BufferEvent.filter(bev, callback)
+                    top.enable(EV_READ)
+                    bev.enable(EV_READ)
+            step.interrupt(lambda: base.loop(EVLOOP_NONBLOCK))
+            if step.where is callback.__code__:  # entered, and interrupted in its first step
+                callback()
+            for _ in range(3):
+                base.loop(EVLOOP_NONBLOCK)
+            assert calls == [1]
+            for found in [*base._table.values()]:
+                found.close()
 
 
 # ---- descriptors: each has one owner ----
