@@ -77,10 +77,12 @@ class Step:
             signal.signal(signal.SIGUSR1, outer)
         return self.done
 
-    def on_signal(self, _number: int, frame: FrameType) -> None:
+    def on_signal(self, _number: int, frame: FrameType | None) -> None:
         if not self.done:  # it may come more than once
             self.done = True
-            self.where = frame.f_code
+            if frame and frame.f_code is Step.trace.__code__:  # it is told of the call first
+                frame = frame.f_back
+            self.where = frame and frame.f_code
             raise Interrupt
 
     def trace(self, frame: FrameType, event: str, _argument: object) -> Any:
