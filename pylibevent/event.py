@@ -83,6 +83,8 @@ def header_version() -> str:
 def supported_methods() -> list[str]:
     """The backends of this libevent, the best first (event_get_supported_methods)."""
     names = lib.event_get_supported_methods()
+    if not names:
+        raise MemoryError("event_get_supported_methods")
     methods: list[str] = []
     while names[len(methods)]:
         methods.append(str(ffi.string(names[len(methods)]), "ascii"))

@@ -24,6 +24,7 @@ int pyle_init(void)
     if (event_get_struct_event_size() != sizeof(struct event))
         return PYLE_FAIL;
     pyle_log_init();
+    pyle_memory_init();
     return evthread_use_pthreads() == 0 ? 0 : PYLE_FAIL;
 }
 
@@ -381,25 +382,27 @@ static void close_wake(struct pyle_base *pb)
 
 static int open_wake(struct pyle_base *pb)
 {
-    int i;
+    int i, rc = 0;
 
     errno = 0;
     if (!pyle_fd_fits(pb->fd_limit) || pipe(pb->wake) < 0) {
         pb->wake[0] = pb->wake[1] = -1;
         return PYLE_SYS;
     }
-    for (i = 0; i < 2; ++i) {
-        evutil_make_socket_nonblocking(pb->wake[i]);
-        evutil_make_socket_closeonexec(pb->wake[i]);
-    }
+    for (i = 0; i < 2; ++i)
+        if (evutil_make_socket_nonblocking(pb->wake[i]) < 0 ||
+            evutil_make_socket_closeonexec(pb->wake[i]) < 0)
+            rc = pyle_failed();
     event_assign(&pb->wake_event, pb->base, pb->wake[0], EV_READ | EV_PERSIST, on_wake, pb);
     make_internal(&pb->wake_event);
-    if (event_add(&pb->wake_event, NULL) < 0) {
-        int rc = pyle_failed();
+    if (rc == 0 && event_add(&pb->wake_event, NULL) < 0)
+        rc = pyle_failed();
+    if (rc < 0) {
+        int error = errno;
         close_wake(pb);
-        return rc;
+        errno = error;
     }
-    return 0;
+    return rc;
 }
 
 /* ---- life ---- */
@@ -428,6 +431,8 @@ void pyle_base_unref(struct pyle_base *pb)
     unlist_base(pb);
     free(pb->scratch);
     free(pb->outbox);
+    free(pb->spare[0]);
+    free(pb->spare[1]);
     free(pb->common);
     pthread_cond_destroy(&pb->idle);
     pthread_mutex_destroy(&pb->lock);
@@ -473,12 +478,51 @@ static int start(struct pyle_base *pb)
     return 0;
 }
 
+/* libevent ends the process when a new base cannot have the descriptors that signals need. */
+static int has_descriptors(void)
+{
+    int fds[3][2], n, error = 0;
+
+    for (n = 0; n < 3; ++n)
+        if (pipe(fds[n]) < 0) {
+            error = errno;
+            break;
+        }
+    while (n-- > 0) {
+        close(fds[n][0]);
+        close(fds[n][1]);
+    }
+    errno = error;
+    return !error;
+}
+
+/* And when it cannot have memory for what it has just freed. */
+static int reinit(struct pyle_base *pb)
+{
+    struct pyle_store store;
+    int rc = pyle_store_fill(&store, 12, 1024);
+
+    if (rc < 0)
+        return rc;
+    errno = 0;
+    if (event_reinit(pb->base) < 0)
+        rc = pyle_failed();
+    pyle_store_close(&store);
+    return rc;
+}
+
 int pyle_base_open(struct pyle_base *pb, struct event_config *config, int nolock, int select)
 {
     errno = 0;
-    if (select && !pyle_fd_fits(FD_SETSIZE - 8))
+    if ((select && !pyle_fd_fits(FD_SETSIZE - 8)) || !has_descriptors())
         return PYLE_SYS;
+    pyle_went_short();
     pb->base = config ? event_base_new_with_config(config) : event_base_new();
+    if (pb->base && pyle_went_short()) { /* it has no lock, or not its backend */
+        event_base_free(pb->base);
+        pb->base = NULL;
+        return PYLE_NOMEM;
+    }
     if (!pb->base)
         return pyle_failed();
     had_base = 1;
@@ -511,8 +555,8 @@ int pyle_base_shut(struct pyle_base *pb)
             /* The backend is the parent's: get our own before events are taken off it. */
             if (pyle_elsewhere(pb))
                 pb->runner = 0; /* that thread stayed in the parent */
-            if (!pb->lost)
-                event_reinit(pb->base);
+            if (!pb->lost && reinit(pb) == PYLE_NOMEM)
+                pb->lost = 1;
             pb->fork_gen = pyle_fork_gen;
         }
         if (pb->base && pb->runner) {
@@ -636,10 +680,8 @@ int pyle_base_reinit(struct pyle_base *pb)
         rc = PYLE_THREAD; /* the thread in its loop did not come along, its lock may be held */
     } else {
         int had_wake = pb->wake[0] >= 0;
-        errno = 0;
-        if (event_reinit(pb->base) < 0)
-            rc = pyle_failed();
-        if (had_wake) {
+        rc = reinit(pb);
+        if (had_wake && rc != PYLE_NOMEM) {
             close_wake(pb); /* the parent's signals are not ours */
             if (open_wake(pb) < 0 && rc == 0)
                 rc = PYLE_SYS;
@@ -800,6 +842,7 @@ int pyle_base_state(struct pyle_base *pb, int what)
 
 int pyle_base_priority_init(struct pyle_base *pb, int n)
 {
+    struct pyle_store store;
     int rc = pyle_enter_base(pb);
 
     if (rc < 0)
@@ -808,8 +851,13 @@ int pyle_base_priority_init(struct pyle_base *pb, int n)
         rc = PYLE_RANGE;
     else if (pb->max_priority >= n)
         rc = PYLE_PRIORITY; /* an event with no queue to go to would end the process */
-    else if (event_base_priority_init(pb->base, n) < 0)
-        rc = PYLE_FAIL;
+    else if (pyle_store_fill(&store, 1, (size_t)n * 2 * sizeof(void *)) < 0)
+        rc = PYLE_NOMEM; /* or it would be left without any queue */
+    else {
+        if (event_base_priority_init(pb->base, n) < 0)
+            rc = PYLE_FAIL;
+        pyle_store_close(&store);
+    }
     pyle_leave_base(pb);
     return rc;
 }
@@ -926,7 +974,7 @@ int pyle_base_common_timeout(struct pyle_base *pb, double seconds)
             if (common)
                 more[pb->n_common++] = common;
             else
-                rc = PYLE_FAIL;
+                rc = pyle_failed();
         }
     }
     pyle_leave_base(pb);

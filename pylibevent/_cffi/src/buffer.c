@@ -301,6 +301,7 @@ ssize_t pyle_buf_leave(struct pyle_call *c, ssize_t rc)
     if (b->owner && b->is_input && (b->owner->stuck || b->owner->stalled))
         pyle_bev_resume_soon(b->owner);
     if (c->pv) {
+        pyle_bev_rearm(c->pv, c->use.bev);
         if (c->locked)
             bufferevent_unlock(c->use.bev);
         pyle_bev_end(c->pv, &c->use); /* b keeps its memory */
@@ -830,12 +831,73 @@ static ssize_t move_prepend(struct evbuffer *dst, struct evbuffer *src, size_t n
     return evbuffer_prepend_buffer(dst, src);
 }
 
-static ssize_t move_part(struct evbuffer *dst, struct evbuffer *src, size_t n)
+static int is_frozen(struct evbuffer *dst, struct evbuffer *src)
 {
-    size_t length = evbuffer_get_length(src), moved = n < length ? n : length;
-    int rc = evbuffer_remove_buffer(src, dst, n);
+    char first;
 
-    return rc == (int)moved ? (ssize_t)moved : rc; /* beyond 2 GiB an int does not hold it */
+    return evbuffer_copyout(src, &first, 1) < 0 || evbuffer_commit_space(dst, NULL, 0) < 0;
+}
+
+__thread struct pyle_buf *pyle_source;
+
+/* The callbacks of src hear of it later. */
+static void take_chains(struct evbuffer *chains, struct evbuffer *src, size_t n)
+{
+    struct pyle_buf *b = pyle_source;
+    int told = b && b->buf == src && b->cb;
+
+    if (told)
+        evbuffer_cb_clear_flags(src, b->cb, EVBUFFER_CB_ENABLED);
+    evbuffer_remove_buffer(src, chains, n);
+    if (told) {
+        evbuffer_cb_set_flags(src, b->cb, EVBUFFER_CB_ENABLED);
+        b->untold = n;
+    }
+}
+
+/* Whole chains, and copied of the next one. All or nothing. */
+static int move_and_copy(struct evbuffer *dst, struct evbuffer *src, size_t whole, size_t copied)
+{
+    struct evbuffer_ptr at;
+    struct evbuffer_iovec piece;
+    struct evbuffer *chains = NULL, *rest = NULL;
+    int rc = -1;
+
+    evbuffer_ptr_set(src, &at, whole, EVBUFFER_PTR_SET);
+    evbuffer_peek(src, (ev_ssize_t)copied, &at, &piece, 1);
+    if (whole == 0)
+        return evbuffer_add(dst, piece.iov_base, copied) < 0 ? -1 : evbuffer_drain(src, copied);
+    chains = evbuffer_new();
+    rest = evbuffer_new();
+    if (chains && rest && evbuffer_add(rest, piece.iov_base, copied) == 0) {
+        take_chains(chains, src, whole);
+        evbuffer_add_buffer(chains, rest);
+        evbuffer_add_buffer(dst, chains);
+        rc = evbuffer_drain(src, copied);
+    }
+    if (chains)
+        evbuffer_free(chains);
+    if (rest)
+        evbuffer_free(rest);
+    return rc;
+}
+
+ssize_t pyle_move_part(struct evbuffer *dst, struct evbuffer *src, size_t n)
+{
+    size_t length = evbuffer_get_length(src), copied = 0;
+    struct evbuffer_ptr end;
+    int rc;
+
+    if (n > length)
+        n = length;
+    if (n < length && dst != src && evbuffer_ptr_set(src, &end, n, EVBUFFER_PTR_SET) == 0)
+        copied = end.internal_.pos_in_chain;
+    if (copied > 0 && is_frozen(dst, src))
+        return -1;
+    if (copied > 0)
+        return move_and_copy(dst, src, n - copied, copied) < 0 ? -1 : (ssize_t)n;
+    rc = evbuffer_remove_buffer(src, dst, n);
+    return rc == (int)n ? (ssize_t)n : rc; /* beyond 2 GiB an int does not hold it */
 }
 
 /* Bytes in several buffers. libevent's own way (evbuffer_add_buffer_reference) keeps the source
@@ -1006,6 +1068,7 @@ typedef ssize_t (*move_fn)(struct evbuffer *, struct evbuffer *, size_t);
 static ssize_t move_locked(struct pyle_buf *dst, struct pyle_buf *src, move_fn how, size_t n)
 {
     struct pyle_call d, s;
+    struct pyle_buf *outer = pyle_source;
     ssize_t rc = pyle_buf_enter(&d, dst, 1);
 
     if (rc < 0)
@@ -1013,9 +1076,11 @@ static ssize_t move_locked(struct pyle_buf *dst, struct pyle_buf *src, move_fn h
     rc = pyle_buf_enter_to_read(&s, src, how ? 1 : PYLE_REARRANGES);
     if (rc == 0 && how) {
         /* When a chain is split dst's callbacks run while src's is half way. */
-        int half = how == move_part && n < evbuffer_get_length(src->buf);
+        int half = how == pyle_move_part && n < evbuffer_get_length(src->buf);
         src->moving += half;
+        pyle_source = src;
         rc = how(dst->buf, src->buf, n);
+        pyle_source = outer;
         src->moving -= half;
         rc = pyle_buf_leave(&s, rc == -1 ? pyle_failed() : rc);
     } else if (rc == 0) {
@@ -1095,7 +1160,7 @@ int pyle_buf_prepend_buffer(struct pyle_buf *dst, struct pyle_buf *src)
 
 ssize_t pyle_buf_remove_buffer(struct pyle_buf *src, struct pyle_buf *dst, size_t n)
 {
-    return pyle_buf_move(dst, src, move_part, n);
+    return pyle_buf_move(dst, src, pyle_move_part, n);
 }
 
 /* ---- memory and files of others ---- */
@@ -1159,12 +1224,26 @@ int pyle_buf_add_reference(struct pyle_buf *b, const void *data, size_t n, long 
 int pyle_buf_add_iovec(struct pyle_buf *b, struct evbuffer_iovec *vec, int n, size_t total)
 {
     struct pyle_call c;
-    int rc = pyle_buf_enter(&c, b, 1);
+    struct evbuffer_iovec room;
+    int i, rc = pyle_buf_enter(&c, b, 1);
 
     if (rc < 0)
         return rc;
-    if (total > 0 && evbuffer_add_iovec(b->buf, vec, n) < total)
-        rc = pyle_failed();
+    /* Not evbuffer_add_iovec, which may add some of them and then find no memory: here the first
+     * step makes room for all. */
+    for (i = 0; i < n && rc == 0; ++i) {
+        if (vec[i].iov_len == 0)
+            continue;
+        if (evbuffer_reserve_space(b->buf, (ev_ssize_t)total, &room, 1) != 1) {
+            rc = pyle_failed();
+            break;
+        }
+        room.iov_len = vec[i].iov_len;
+        total -= room.iov_len;
+        memcpy(room.iov_base, vec[i].iov_base, room.iov_len);
+        if (evbuffer_commit_space(b->buf, &room, 1) < 0)
+            rc = pyle_failed();
+    }
     return (int)pyle_buf_leave(&c, rc);
 }
 
@@ -1195,6 +1274,7 @@ static int open_segment(struct pyle_segment *s, int fd, long long offset, long l
                         unsigned flags)
 {
     struct stat st;
+    struct pyle_store store;
 
     errno = 0;
     if (fstat(fd, &st) < 0)
@@ -1209,8 +1289,11 @@ static int open_segment(struct pyle_segment *s, int fd, long long offset, long l
     if (s->length == 0)
         flags &= ~(unsigned)EVBUF_FS_DISABLE_SENDFILE; /* or libevent would allocate nothing, and fail */
     /* No mmap: a file that another program makes shorter would end the process (SIGBUS). */
+    if (pyle_store_fill(&store, 2, 256) < 0)
+        return PYLE_NOMEM; /* or it would have no lock */
     s->seg = evbuffer_file_segment_new(fd, offset, s->length,
                                        flags | EVBUF_FS_CLOSE_ON_FREE | EVBUF_FS_DISABLE_MMAP);
+    pyle_store_close(&store);
     if (!s->seg)
         return pyle_failed();
     s->sendfile = !(flags & EVBUF_FS_DISABLE_SENDFILE);
@@ -1316,38 +1399,26 @@ int pyle_segment_cleanup(struct pyle_segment *s, long long id, int *taken)
 
 static int add_segment(struct pyle_buf *b, struct pyle_segment *s, long long offset, long long length)
 {
-    int by_sendfile = s->sendfile && (b->drains || b->borrowed), had_file = b->has_file;
-    void *room;
+    int by_sendfile = s->sendfile && (b->drains || b->borrowed), had_file = b->has_file, rc = 0;
+    struct pyle_store store;
 
     if (s->borrowed ? offset != 0 || length >= 0
                     : offset > s->length || length > s->length - offset)
         return PYLE_RANGE;
-    /* evbuffer_add_file_segment frees the segment in some of its failures and not in others:
-     * find those here that can be found. */
-    if (evbuffer_add(b->buf, "", 0) < 0)
+    /* evbuffer_add_file_segment frees the segment in some of its failures: not in what is left. */
+    if (evbuffer_commit_space(b->buf, NULL, 0) < 0)
         return PYLE_FAIL; /* frozen */
     if (length == 0 || (length < 0 && offset == s->length))
         return 0;
-    if (!s->borrowed && !by_sendfile) {
-        room = malloc((size_t)s->length);
-        if (!room)
-            return PYLE_NOMEM;
-        free(room);
-    }
+    if (pyle_store_fill(&store, 2, 1024) < 0)
+        return PYLE_NOMEM;
     b->has_file |= by_sendfile; /* before any callback can look */
     if (evbuffer_add_file_segment(b->buf, s->seg, offset, length) < 0) {
-        int rc = pyle_failed();
+        rc = pyle_failed();
         b->has_file = had_file;
-        if (errno == ENOMEM && !s->borrowed) { /* freed, perhaps */
-            pthread_mutex_lock(&pins_lock);
-            s->borrowed = 1;
-            s->open = 0;
-            --s->uses;
-            pthread_mutex_unlock(&pins_lock);
-        }
-        return rc;
     }
-    return 0;
+    pyle_store_close(&store);
+    return rc;
 }
 
 int pyle_buf_add_segment(struct pyle_buf *b, struct pyle_segment *s, long long offset,
@@ -1436,8 +1507,10 @@ int pyle_buf_flags(struct pyle_buf *b, unsigned long long flags, int on)
 static int enable_locking(struct pyle_buf *b)
 {
     /* -1: it has one already, a bufferevent's or a C library's */
-    if (b->kept || b->locking || (evbuffer_enable_locking(b->buf, NULL) < 0 && !b->borrowed))
+    if (b->kept || b->locking)
         return PYLE_FAIL;
+    if (evbuffer_enable_locking(b->buf, NULL) < 0 && !(b->borrowed && errno == 0))
+        return pyle_failed();
     b->lock_gen = pyle_fork_gen;
     __atomic_store_n(&b->locking, 1, __ATOMIC_RELEASE);
     return 0;
@@ -1583,8 +1656,8 @@ static void on_later(evutil_socket_t fd, short what, void *arg)
     while (raised-- > 0)
         pyle_raise(pb);
     pthread_mutex_lock(&pb->lock);
-    if (pb->later && !pb->closed)
-        event_add(&pb->later_event, busy ? &soon : &next_round);
+    if (pb->later && !pb->closed && event_add(&pb->later_event, busy ? &soon : &next_round) < 0)
+        event_active(&pb->later_event, EV_TIMEOUT, 1);
     pthread_mutex_unlock(&pb->lock);
     pyle_after(pb);
 }
@@ -1667,8 +1740,12 @@ static void on_change(struct evbuffer *buf, const struct evbuffer_cb_info *info,
 {
     struct pyle_buf *b = arg;
     struct pyle_base *pb = b->owner ? b->owner->pb : NULL;
+    struct evbuffer_cb_info told = *info;
 
     (void)buf;
+    told.orig_size += b->untold;
+    told.n_deleted += b->untold;
+    b->untold = 0;
     if (pyle_exiting || b->closing || !claim(b))
         return;
     hold(b, 1);
@@ -1676,11 +1753,11 @@ static void on_change(struct evbuffer *buf, const struct evbuffer_cb_info *info,
     ++b->depth;
     count_inside(b, 1); /* a change that C code makes, perhaps: no call of ours is around it */
     if (b->deferred) {
-        b->n_added += info->n_added;
-        b->n_deleted += info->n_deleted;
+        b->n_added += told.n_added;
+        b->n_deleted += told.n_deleted;
         wait_for_loop(b, b->deferred);
     } else {
-        call_now(b, info);
+        call_now(b, &told);
     }
     count_inside(b, -1);
     --b->depth;

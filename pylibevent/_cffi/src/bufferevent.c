@@ -172,6 +172,11 @@ void pyle_bev_hold(struct pyle_bev *pv, struct bufferevent *bev, short what)
     }
 }
 
+static short on_of(short io)
+{
+    return (short)((io & EV_READ ? BEV_EVENT_READING : 0) | (io & EV_WRITE ? BEV_EVENT_WRITING : 0));
+}
+
 static int is_full(struct bufferevent *bev)
 {
     size_t high = 0;
@@ -223,7 +228,13 @@ void pyle_bev_resume(struct pyle_bev *pv)
         on |= EV_WRITE;
     if (on) {
         pv->held &= (short)~on;
-        bufferevent_enable(bev, on);
+        errno = 0;
+        if (bufferevent_enable(bev, on) < 0) {
+            int error = errno;
+            bufferevent_disable(bev, on);
+            EVUTIL_SET_SOCKET_ERROR(error);
+            bufferevent_trigger_event(bev, BEV_EVENT_ERROR | on_of(on), BEV_TRIG_DEFER_CALLBACKS);
+        }
         stop_idle_timeout(pv, bev);
         pv->stalled |= on;
     }
@@ -233,6 +244,30 @@ void pyle_bev_resume(struct pyle_bev *pv)
         unstall(pv->over);
     bufferevent_unlock(bev);
     pyle_bev_end(pv, &u);
+}
+
+/* libevent does not tell when it could not add an event for what was added to the output, or, for
+ * want of memory, any: once more, from the loop, which tells the event callback. */
+void pyle_bev_rearm(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    short what = pyle_went_short() ? EV_READ | EV_WRITE : 0;
+    int error = errno;
+
+    if (!pv->is_socket || pv->finishing || pv->borrowed)
+        return;
+    bufferevent_lock(bev);
+    if (pv->bev == bev) {
+        if (!what && !pv->unsent && (bev->enabled & EV_WRITE) && evbuffer_get_length(bev->output) > 0 &&
+            event_get_fd(&bev->ev_write) >= 0 && !event_pending(&bev->ev_write, EV_WRITE, NULL) &&
+            bufferevent_enable(bev, EV_WRITE) < 0)
+            what = EV_WRITE;
+        if (what) {
+            pyle_bev_hold(pv, bev, what);
+            pyle_bev_resume_soon(pv);
+        }
+    }
+    bufferevent_unlock(bev);
+    errno = error;
 }
 
 /* A reason to hold back may be gone: views let go of, room in the input. */
@@ -345,8 +380,7 @@ static int must_linger(struct pyle_bev *pv, struct bufferevent *bev)
     pyle_bev_unlimit(pv, bev);
     bufferevent_setcb(bev, on_discard, NULL, on_bev_event, pv);
     bufferevent_setwatermark(bev, EV_READ, 0, 0);
-    bufferevent_set_timeouts(bev, &patience, NULL);
-    return bufferevent_enable(bev, EV_READ) == 0;
+    return bufferevent_set_timeouts(bev, &patience, NULL) == 0 && bufferevent_enable(bev, EV_READ) == 0;
 }
 
 static void on_read(struct bufferevent *bev, void *arg)
@@ -425,6 +459,7 @@ int pyle_bev_socket(struct pyle_bev *pv, int fd, int options, int nodelay)
 
     if (rc < 0)
         return rc;
+    pyle_went_short();
     if (!(options & BEV_OPT_THREADSAFE) && pyle_elsewhere(pv->pb)) {
         rc = PYLE_THREAD;
     } else if (fd >= pv->pb->fd_limit) {
@@ -435,6 +470,11 @@ int pyle_bev_socket(struct pyle_bev *pv, int fd, int options, int nodelay)
         rc = pyle_failed();
     } else if (!(pv->bev = bufferevent_socket_new(pv->pb->base, fd, options))) {
         rc = pyle_failed();
+    } else if (pyle_went_short()) { /* it would never write */
+        bufferevent_setfd(pv->bev, -1);
+        bufferevent_free(pv->bev);
+        pv->bev = NULL;
+        rc = PYLE_NOMEM;
     } else {
         pv->is_socket = 1;
         pv->options = options;
@@ -464,15 +504,20 @@ void pyle_bev_unopen(struct pyle_bev *pv)
 int pyle_bev_pair(struct pyle_bev *a, struct pyle_bev *b, int options)
 {
     struct bufferevent *pair[2];
+    struct pyle_store store;
     int rc = pyle_enter_base(a->pb);
 
     if (rc < 0)
         return rc;
     if (!(options & BEV_OPT_THREADSAFE) && pyle_elsewhere(a->pb)) {
         rc = PYLE_THREAD;
+    } else if (pyle_store_fill(&store, 12, 1024) < 0) {
+        rc = PYLE_NOMEM;
     } else if (bufferevent_pair_new(a->pb->base, options, pair) < 0) {
         rc = pyle_failed();
+        pyle_store_close(&store);
     } else {
+        pyle_store_close(&store);
         a->bev = pair[0];
         b->bev = pair[1];
         a->options = b->options = options;
@@ -519,9 +564,10 @@ static enum bufferevent_filter_result ask_python(struct pyle_bev *pv, short io, 
 
 /* In two steps if a part is to stay: evbuffer_remove_buffer calls dst's callbacks, which another
  * filter may be, while src is half way. */
-static enum bufferevent_filter_result move_all(struct evbuffer *src, struct evbuffer *dst,
-                                               ssize_t limit)
+static enum bufferevent_filter_result move_all(struct pyle_buf *from, struct evbuffer *src,
+                                               struct evbuffer *dst, ssize_t limit)
 {
+    struct pyle_buf *outer = pyle_source;
     struct evbuffer *part;
     int rc;
 
@@ -530,9 +576,9 @@ static enum bufferevent_filter_result move_all(struct evbuffer *src, struct evbu
     part = evbuffer_new();
     if (!part)
         return BEV_ERROR;
-    rc = evbuffer_remove_buffer(src, part, (size_t)limit);
-    if (rc >= 0)
-        rc = evbuffer_add_buffer(dst, part);
+    pyle_source = from;
+    rc = pyle_move_part(part, src, (size_t)limit) < 0 ? -1 : evbuffer_add_buffer(dst, part);
+    pyle_source = outer;
     evbuffer_free(part);
     return rc < 0 ? BEV_ERROR : BEV_OK;
 }
@@ -567,7 +613,9 @@ static enum bufferevent_filter_result run_filter(struct pyle_bev *pv, short io, 
     src_before = evbuffer_get_length(src);
     dst_before = evbuffer_get_length(dst);
     __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
-    result = pv->filters & io ? ask_python(pv, io, limit, mode) : move_all(src, dst, limit);
+    result = pv->filters & io
+                 ? ask_python(pv, io, limit, mode)
+                 : move_all(io == EV_READ ? under->input : pv->output, src, dst, limit);
     if (io == EV_READ && (under->stuck || under->stalled))
         pyle_bev_resume_soon(under);
     if (!pv->bev || pv->pb->closed)
@@ -666,6 +714,8 @@ static void on_under_event(struct bufferevent *bev, short what, void *arg)
 static int filter_on(struct pyle_bev *pv, struct pyle_bev *under, struct bufferevent *bev,
                      int options)
 {
+    struct pyle_store store;
+
     if ((options | under->options) & BEV_OPT_THREADSAFE)
         return PYLE_RANGE; /* two locks, and libevent takes them in either order */
     if (under->over)
@@ -674,9 +724,12 @@ static int filter_on(struct pyle_bev *pv, struct pyle_bev *under, struct buffere
         return PYLE_VIEWED;
     /* Closing what it is on is Python's part, and deferred callbacks keep one that always writes
      * more from never coming back. */
+    if (pyle_store_fill(&store, 8, 1024) < 0)
+        return PYLE_NOMEM;
     pv->bev = bufferevent_filter_new(bev, on_filter_input, on_filter_output,
                                      (options & ~BEV_OPT_CLOSE_ON_FREE) | BEV_OPT_DEFER_CALLBACKS,
                                      NULL, pv);
+    pyle_store_close(&store);
     if (!pv->bev)
         return PYLE_NOMEM;
     pv->options = options;
@@ -882,14 +935,14 @@ int pyle_bev_finish(struct pyle_bev *pv, double timeout)
         rc = 1; /* nowhere to write to */
     } else if (evbuffer_get_length(bufferevent_get_output(bev)) == 0) {
         rc = !must_linger(pv, bev);
+    } else if (pyle_timeval(timeout, &limit) && set_timeouts(bev, NULL, &limit) < 0) {
+        rc = pyle_failed();
     } else {
         pv->finishing = 1;
         pv->held = pv->refused = 0;
         bufferevent_setcb(bev, NULL, on_write, on_bev_event, pv);
         bufferevent_disable(bev, EV_READ);
         bufferevent_setwatermark(bev, EV_WRITE, 0, 0);
-        if (pyle_timeval(timeout, &limit))
-            set_timeouts(bev, NULL, &limit);
         if (viewed(pv->output)) {
             bufferevent_disable(bev, EV_WRITE);
             pv->held = EV_WRITE;
@@ -943,6 +996,7 @@ static int done(struct pyle_bev *pv, struct pyle_use *u, int rc)
 
     if (rc == -1)
         rc = pyle_failed();
+    pyle_bev_rearm(pv, u->bev);
     pyle_bev_end(pv, u);
     rc = (int)pyle_sync_leave(u->sync, rc);
     errno = error;
@@ -1048,8 +1102,17 @@ int pyle_bev_fd(struct pyle_bev *pv)
 
 static int setfd(struct pyle_bev *pv, struct bufferevent *bev, int fd, int own)
 {
+    int old = bufferevent_getfd(bev), error;
+
     if ((fd >= 0 && evutil_make_socket_nonblocking(fd) < 0) || bufferevent_setfd(bev, fd) < 0)
         return -1;
+    if (fd >= 0 && bufferevent_enable(bev, bufferevent_get_enabled(bev)) < 0) { /* who else looks? */
+        error = errno;
+        bufferevent_setfd(bev, old);
+        pyle_bev_hook(pv, bev);
+        errno = error;
+        return -1;
+    }
     pv->own_fd = own;
     pv->connecting = 0;
     pyle_bev_hook(pv, bev);
@@ -1166,6 +1229,10 @@ static int connected(struct pyle_bev *pv, struct bufferevent *bev, int had_fd, i
         if (pv->nodelay)
             set_nodelay(fd);
     }
+    if (pv->bev && fd >= 0 && bufferevent_enable(bev, bev->enabled & EV_READ) < 0) {
+        pyle_bev_hold(pv, bev, EV_READ); /* as in pyle_bev_rearm */
+        pyle_bev_resume_soon(pv);
+    }
     errno = error;
     return rc;
 }
@@ -1212,13 +1279,24 @@ int pyle_bev_dns_error(struct pyle_bev *pv)
     CALL(pv, -bufferevent_socket_get_dns_error(bev)); /* EVUTIL_EAI_* are negative */
 }
 
+static int set_watermark(struct bufferevent *bev, int what, size_t low, size_t high)
+{
+    struct pyle_store store;
+
+    if (pyle_store_fill(&store, 1, 128) < 0)
+        return PYLE_NOMEM;
+    bufferevent_setwatermark(bev, (short)what, low, high);
+    pyle_store_close(&store);
+    return 0;
+}
+
 int pyle_bev_setwatermark(struct pyle_bev *pv, int what, size_t low, size_t high)
 {
     if (!what || (what & ~(EV_READ | EV_WRITE)))
         return PYLE_RANGE;
     if (pv->stuck || pv->stalled)
         pyle_bev_resume_soon(pv);
-    CALL(pv, (bufferevent_setwatermark(bev, (short)what, low, high), 0));
+    CALL(pv, set_watermark(bev, what, low, high));
 }
 
 int pyle_bev_getwatermark(struct pyle_bev *pv, int what, size_t *low, size_t *high)

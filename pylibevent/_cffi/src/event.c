@@ -224,6 +224,23 @@ void pyle_forget_timeout(struct event *ev, short unless)
         evutil_timerclear(&ev->ev_.ev_io.ev_timeout);
 }
 
+/* When libevent cannot add the first signal of all it leaves its handler there, and takes that for
+ * the one to put back later. */
+static int add(struct pyle_event *pe, const struct timeval *timeout)
+{
+    int rc, signum = pe->kind == PYLE_SIGNAL && !IS_PENDING(pe) ? event_get_signal(pe->at) : 0;
+    struct sigaction before, after;
+
+    if (signum && sigaction(signum, NULL, &before) < 0)
+        return pyle_failed();
+    if (event_add(pe->at, timeout) == 0)
+        return 0;
+    rc = pyle_failed();
+    if (signum && sigaction(signum, NULL, &after) == 0 && after.sa_handler != before.sa_handler)
+        sigaction(signum, &before, NULL);
+    return rc;
+}
+
 /* With how == 0 adds it, else makes it active. 1: the token is in use now. One that is not
  * pending has this timeout or none; a C library's too: who adds it by our class means the same. */
 static int arm(struct pyle_event *pe, long long token, const struct timeval *timeout, int how)
@@ -238,8 +255,8 @@ static int arm(struct pyle_event *pe, long long token, const struct timeval *tim
         pyle_forget_timeout(pe->at, EV_TIMEOUT | EV_READ | EV_WRITE | EV_CLOSED);
     if (how)
         event_active(pe->at, (short)how, 1);
-    else if (event_add(pe->at, timeout) < 0)
-        rc = pyle_failed();
+    else
+        rc = add(pe, timeout);
     if (away && !pe->open) { /* closed meanwhile */
         event_del_noblock(pe->at);
         rc = PYLE_CLOSED;

@@ -17,6 +17,7 @@
 #define MOST_WRITTEN (1 << 18)
 #define OUTBOX 262144          /* answers that are on their way through it, not through a buffer */
 #define MOST_POSTED 131072
+#define SPARE 1024             /* a chain that refers to a block */
 #define IS_ARMED(ev) \
     ((ev)->ev_evcallback.evcb_flags & (EVLIST_INSERTED | EVLIST_ACTIVE | EVLIST_ACTIVE_LATER))
 
@@ -63,15 +64,47 @@ static int is_retriable(int error)
 
 /* ---- reading ---- */
 
+enum { SCRATCH_BLOCK, OUTBOX_BLOCK };
+
+static int have(struct pyle_base *pb, int which)
+{
+    char **block = which == SCRATCH_BLOCK ? &pb->scratch : &pb->outbox;
+
+    if (!*block)
+        *block = malloc(which == SCRATCH_BLOCK ? SCRATCH : OUTBOX);
+    if (!pb->spare[which])
+        pb->spare[which] = malloc(SPARE);
+    return *block && pb->spare[which];
+}
+
+static void free_block(const void *block, size_t n, void *arg)
+{
+    (void)n;
+    (void)arg;
+    free((void *)block);
+}
+
+/* There was no memory for its n bytes: the buffer gets the block itself. */
+static void hand_over(struct pyle_base *pb, int which, struct evbuffer *buf, size_t n)
+{
+    char **block = which == SCRATCH_BLOCK ? &pb->scratch : &pb->outbox, *data = *block;
+    struct pyle_store store = {.n = SPARE, .blocks = {pb->spare[which]}};
+
+    *block = NULL;
+    pb->spare[which] = NULL;
+    pyle_store_open(&store);
+    if (evbuffer_add_reference(buf, data, n, free_block, NULL) < 0)
+        free(data);
+    pyle_store_close(&store);
+}
+
 /* A little: by way of the scratch, so that the buffer has memory for what there is, no more. */
 static ssize_t read_some(struct pyle_base *pb, struct evbuffer *input, int fd, size_t most)
 {
     ssize_t n = read(fd, pb->scratch, most);
 
-    if (n > 0 && evbuffer_add(input, pb->scratch, (size_t)n) < 0) {
-        errno = ENOMEM;
-        return -1;
-    }
+    if (n > 0 && evbuffer_add(input, pb->scratch, (size_t)n) < 0)
+        hand_over(pb, SCRATCH_BLOCK, input, (size_t)n);
     return n;
 }
 
@@ -107,7 +140,8 @@ static ssize_t read_in(struct pyle_bev *pv, struct bufferevent *bev, size_t room
     do {
         fd = event_get_fd(&bev->ev_read);
         most = room < SCRATCH ? room : SCRATCH;
-        n = pv->bulk ? read_much(bev->input, fd, most) : read_some(pv->pb, bev->input, fd, most);
+        n = pv->bulk || !have(pv->pb, SCRATCH_BLOCK) ? read_much(bev->input, fd, most)
+                                                     : read_some(pv->pb, bev->input, fd, most);
         if (n < 0)
             return n;
         *total += (size_t)n;
@@ -139,7 +173,7 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
     if (room > MOST_READ)
         room = MOST_READ;
     pb = pv->pb;
-    if (room == 0 || (!pb->scratch && !(pb->scratch = malloc(SCRATCH)))) {
+    if (room == 0 || !have(pb, SCRATCH_BLOCK)) {
         libevent_reads(fd, what, arg);
         return;
     }
@@ -276,7 +310,7 @@ void pyle_bev_unpost(struct pyle_bev *pv)
     pv->posted = 0;
     pb->posting = NULL;
     if (pv->bev && add(pv, pv->bev, pb->outbox, n) < 0)
-        failed(pv->bev, EV_WRITE, BEV_EVENT_ERROR, ENOMEM, BEV_TRIG_DEFER_CALLBACKS);
+        hand_over(pb, OUTBOX_BLOCK, pv->bev->output, n);
 }
 
 /* Into the outbox, where that holds nobody else's and the output is empty and not looked at. */
@@ -287,7 +321,7 @@ static int post(struct pyle_bev *pv, struct bufferevent *bev, const void *data, 
     if (pv->posted == 0) {
         if (n == 0 || n > MOST_POSTED || !may_wait(pv, bev) || pv->unsent ||
             evbuffer_get_length(bev->output) > 0 || (pv->output && pv->output->cb) ||
-            (!pb->outbox && !(pb->outbox = malloc(OUTBOX))))
+            !have(pb, OUTBOX_BLOCK))
             return 0;
         if (pb->posting)
             pyle_bev_unpost(pb->posting);

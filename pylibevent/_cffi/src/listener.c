@@ -15,6 +15,12 @@ static void deliver(struct pyle_listener *pl, int fd, const struct sockaddr *sa,
 
 /* ---- life ---- */
 
+static void enable_or_retry(struct pyle_listener *pl)
+{
+    if (evconnlistener_enable(pl->lev) < 0)
+        event_add(&pl->resume_event, &pause_time);
+}
+
 static void on_resume(evutil_socket_t fd, short what, void *arg)
 {
     struct pyle_listener *pl = arg;
@@ -31,10 +37,10 @@ static void on_resume(evutil_socket_t fd, short what, void *arg)
         __atomic_add_fetch(&pl->refs, 1, __ATOMIC_RELAXED);
         deliver(pl, held, (struct sockaddr *)&address, pl->held_len);
         if (pl->lev && pl->held_fd < 0 && pl->wanted && !pl->paused)
-            evconnlistener_enable(pl->lev);
+            enable_or_retry(pl);
         pyle_listener_unref(pl);
     } else if (pl->wanted) {
-        evconnlistener_enable(pl->lev);
+        enable_or_retry(pl);
     }
 }
 
@@ -117,7 +123,7 @@ void pyle_listener_unpause(struct pyle_base *pb)
             if (pl->held_fd >= 0)
                 event_active(&pl->resume_event, EV_TIMEOUT, 1);
             else if (pl->wanted)
-                evconnlistener_enable(pl->lev);
+                enable_or_retry(pl);
         }
         pyle_listener_unref(pl);
         pl = next;
@@ -210,8 +216,8 @@ static void on_accept_error(struct evconnlistener *lev, void *arg)
     answer = pyle_py_accept_error(pb->slot, pl->token, error);
     if (pl->lev && !pb->closed && pl->wanted) {
         /* It would fail again at once: let some connections end first. */
-        evconnlistener_disable(pl->lev);
-        event_add(&pl->resume_event, &pause_time);
+        if (event_add(&pl->resume_event, &pause_time) == 0)
+            evconnlistener_disable(pl->lev);
     }
     if (answer == PYLE_RETRY || answer == PYLE_ERROR)
         pyle_raise(pb);
@@ -230,12 +236,27 @@ static int assign_resume(struct pyle_listener *pl)
     return rc;
 }
 
+/* libevent does not look whether it can be enabled, nor could be freed then without closing a
+ * descriptor that is the caller's: both is done here. */
+#define OURS(flags) (((unsigned)(flags) & ~LEV_OPT_CLOSE_ON_FREE) | LEV_OPT_DISABLED)
+
 static int opened(struct pyle_listener *pl, int flags)
 {
+    int rc;
+
     if (!pl->lev)
         return pyle_failed();
-    evconnlistener_set_error_cb(pl->lev, on_accept_error);
     pl->wanted = !(flags & LEV_OPT_DISABLED);
+    rc = pyle_went_short() ? PYLE_NOMEM : 0; /* for its lock */
+    if (rc == 0 && pl->wanted && evconnlistener_enable(pl->lev) < 0)
+        rc = pyle_failed();
+    if (rc < 0) {
+        evconnlistener_free(pl->lev);
+        pl->lev = NULL;
+        return rc;
+    }
+    evconnlistener_set_error_cb(pl->lev, on_accept_error);
+    pl->closes = (flags & LEV_OPT_CLOSE_ON_FREE) != 0;
     return assign_resume(pl);
 }
 
@@ -243,6 +264,7 @@ static int enter(struct pyle_listener *pl)
 {
     int rc = pyle_enter_base(pl->pb);
 
+    pyle_went_short();
     if (rc == 0 && pyle_elsewhere(pl->pb)) {
         pyle_leave_base(pl->pb);
         rc = PYLE_THREAD;
@@ -267,7 +289,7 @@ int pyle_listener_open(struct pyle_listener *pl, int fd, int flags, int backlog)
     } else if (evutil_make_socket_nonblocking(fd) < 0) {
         rc = pyle_failed();
     } else {
-        pl->lev = evconnlistener_new(pl->pb->base, on_accept, pl, (unsigned)flags, backlog, fd);
+        pl->lev = evconnlistener_new(pl->pb->base, on_accept, pl, OURS(flags), backlog, fd);
         rc = opened(pl, flags);
     }
     pyle_leave_base(pl->pb);
@@ -277,14 +299,17 @@ int pyle_listener_open(struct pyle_listener *pl, int fd, int flags, int backlog)
 int pyle_listener_bind(struct pyle_listener *pl, const void *address, int length,
                        int flags, int backlog)
 {
-    int rc = enter(pl);
+    int fd, rc = enter(pl);
 
     if (rc < 0)
         return rc;
     if (pyle_fd_fits(pl->pb->fd_limit)) {
-        pl->lev = evconnlistener_new_bind(pl->pb->base, on_accept, pl, (unsigned)flags, backlog,
+        pl->lev = evconnlistener_new_bind(pl->pb->base, on_accept, pl, OURS(flags), backlog,
                                           address, length);
+        fd = pl->lev ? evconnlistener_get_fd(pl->lev) : -1;
         rc = opened(pl, flags);
+        if (rc < 0 && fd >= 0)
+            close(fd);
     } else {
         rc = PYLE_SYS;
     }
@@ -332,7 +357,7 @@ static void give_back(struct pyle_listener *pl, struct evconnlistener *lev)
 int pyle_listener_close(struct pyle_listener *pl)
 {
     struct evconnlistener *lev = pl->lev;
-    int rc = check(pl, 1);
+    int fd, rc = check(pl, 1);
 
     if (rc < 0)
         return rc == PYLE_CLOSED ? 0 : rc;
@@ -342,10 +367,15 @@ int pyle_listener_close(struct pyle_listener *pl)
     if (pl->held_fd >= 0)
         close(pl->held_fd);
     pl->held_fd = -1;
-    if (pl->borrowed)
+    if (pl->borrowed) {
         give_back(pl, lev);
-    else
-        evconnlistener_free(lev);
+        return 0;
+    }
+    fd = evconnlistener_get_fd(lev);
+    evconnlistener_disable(lev); /* in its callback it is freed later */
+    evconnlistener_free(lev);
+    if (pl->closes)
+        close(fd);
     return 0;
 }
 

@@ -97,6 +97,7 @@ struct pyle_base {
     struct pyle_buf *later, **later_end; /* the buffers that have some, oldest first */
     char *scratch;             /* where sockets are read to first */
     char *outbox;              /* what .posting wants written then */
+    void *spare[2];            /* for each of them a chain, to hand it over to a buffer */
     struct pyle_bev *posting;
     struct pyle_bev *unsent, **unsent_end; /* to be written when the callback that runs is over */
     int sending;
@@ -136,6 +137,7 @@ struct pyle_buf {
     struct pyle_base *deferred; /* defer_callbacks(): whose loop calls them, counted */
     struct pyle_buf *next;     /* on its list, under its lock */
     signed char queued;
+    size_t untold;             /* bytes that went, of which its callbacks hear with the next ones */
     size_t n_added, n_deleted; /* what the deferred callbacks have not been told yet */
     signed char locking;               /* enable_locking(): any thread, one after the other */
     int inside;                /* then: threads (and calls of theirs) that have the lock or wait */
@@ -223,6 +225,7 @@ struct pyle_listener {
     struct event resume_event; /* after a failed accept: try again */
     int borrowed;              /* lev is somebody else's */
     int has_callbacks;         /* ours are set in it */
+    int closes;                /* its descriptor is closed with it */
     int held_fd;               /* accepted, not yet delivered */
     int held_len;
     struct sockaddr_storage held_addr;
@@ -261,6 +264,19 @@ const struct timeval *pyle_timeout(struct pyle_base *pb, double seconds, struct 
 int pyle_sync_enter(void); /* what leave wants back */
 ssize_t pyle_sync_leave(int outer, ssize_t rc);
 
+/* memory.c */
+#define PYLE_STORE_MOST 12
+struct pyle_store {            /* memory for when there is none, while a call runs */
+    struct pyle_store *outer;
+    size_t n;                  /* the size of each */
+    void *blocks[PYLE_STORE_MOST];
+};
+void pyle_memory_init(void);
+int pyle_store_fill(struct pyle_store *s, int count, size_t n); /* 0: open, to be closed */
+void pyle_store_open(struct pyle_store *s);
+void pyle_store_close(struct pyle_store *s);
+int pyle_went_short(void); /* whether libevent did not get what it wanted since the last look */
+
 /* event.c */
 void pyle_forget_timeout(struct event *ev, short unless); /* unless pending for one of these */
 
@@ -294,6 +310,9 @@ ssize_t pyle_buf_leave(struct pyle_call *c, ssize_t rc);
 /* how is given the buffers and n; it answers as libevent does, or with a pyle_code */
 ssize_t pyle_buf_move(struct pyle_buf *dst, struct pyle_buf *src,
                       ssize_t (*how)(struct evbuffer *, struct evbuffer *, size_t), size_t n);
+/* As evbuffer_remove_buffer, which loses what it has to copy and finds no memory for. */
+ssize_t pyle_move_part(struct evbuffer *dst, struct evbuffer *src, size_t n);
+extern __thread struct pyle_buf *pyle_source; /* what we know of its src, or NULL */
 extern int pyle_pins_waiting;
 
 /* bufferevent.c */
@@ -305,6 +324,7 @@ void pyle_bev_hold(struct pyle_bev *pv, struct bufferevent *bev, short what);
 void pyle_bev_resume(struct pyle_bev *pv);
 void pyle_bev_resume_soon(struct pyle_bev *pv);
 void pyle_bev_free(struct pyle_bev *pv);
+void pyle_bev_rearm(struct pyle_bev *pv, struct bufferevent *bev);
 
 struct pyle_bev *pyle_bev_behind(struct bufferevent *bev);
 void pyle_bev_written(struct pyle_bev *pv, struct bufferevent *bev);

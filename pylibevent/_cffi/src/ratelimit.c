@@ -152,7 +152,15 @@ int pyle_group_open(struct pyle_group *pg, struct pyle_limit *limit)
         return rc;
     if (pyle_elsewhere(pb)) {
         rc = PYLE_THREAD; /* its timer is added before its lock is there */
-    } else if (!(pg->group = bufferevent_rate_limit_group_new(pb->base, limit->cfg))) {
+        return leave(pg, rc);
+    }
+    pyle_went_short();
+    pg->group = bufferevent_rate_limit_group_new(pb->base, limit->cfg);
+    if (pg->group && pyle_went_short()) { /* it has no lock, or is never refilled */
+        bufferevent_rate_limit_group_free(pg->group);
+        pg->group = NULL;
+    }
+    if (!pg->group) {
         rc = PYLE_NOMEM;
     } else {
         set_burst(pg, limit);
@@ -422,6 +430,7 @@ static int finish(struct pyle_bev *pv, struct pyle_use *u, int rc)
 
     if (rc == -1)
         rc = pyle_failed();
+    pyle_bev_rearm(pv, u->bev);
     bufferevent_unlock(u->bev);
     pyle_bev_end(pv, u);
     errno = error;

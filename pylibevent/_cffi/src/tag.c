@@ -342,9 +342,9 @@ static ssize_t unmarshal(struct evbuffer *buf, struct evbuffer *src, size_t unus
     one = evbuffer_new();
     if (!one)
         return PYLE_NOMEM;
-    if (evbuffer_remove_buffer(src, one, r.header + (size_t)r.payload) == -1 ||
+    if (pyle_move_part(one, src, r.header + (size_t)r.payload) < 0 ||
         evbuffer_drain(one, r.header) < 0 || evbuffer_add_buffer(buf, one) < 0)
-        rc = PYLE_FAIL;
+        rc = pyle_failed();
     else
         rc = (ssize_t)r.tag;
     evbuffer_free(one);

@@ -1,0 +1,87 @@
+/* libevent's memory comes from here. libevent 2.1 does not always look whether it got some, and then
+ * crashes, loses bytes or goes on without a lock. Around calls of that kind what they may need is
+ * stored first; or they are asked afterwards whether they went short, and undone. */
+#include "pyle.h"
+
+static __thread struct pyle_store *store; /* of the innermost call that has one */
+static __thread int short_of;
+
+static void *from_store(size_t n)
+{
+    int i;
+
+    for (i = 0; store && i < PYLE_STORE_MOST; ++i)
+        if (store->blocks[i] && n <= store->n) {
+            void *block = store->blocks[i];
+            store->blocks[i] = NULL;
+            return block;
+        }
+    short_of = 1;
+    errno = ENOMEM;
+    return NULL;
+}
+
+static void *get(size_t n)
+{
+    void *block = malloc(n);
+
+    return block ? block : from_store(n);
+}
+
+static void *resize(void *old, size_t n)
+{
+    void *block = realloc(old, n);
+
+    if (block || old)
+        short_of |= !block;
+    else
+        block = from_store(n);
+    return block;
+}
+
+static void let_go(void *block)
+{
+    free(block);
+}
+
+void pyle_memory_init(void)
+{
+    event_set_mem_functions(get, resize, let_go);
+}
+
+int pyle_went_short(void)
+{
+    int answer = short_of;
+
+    short_of = 0;
+    return answer;
+}
+
+void pyle_store_open(struct pyle_store *s)
+{
+    s->outer = store;
+    store = s;
+}
+
+int pyle_store_fill(struct pyle_store *s, int count, size_t n)
+{
+    memset(s, 0, sizeof(*s));
+    s->n = n;
+    pyle_store_open(s);
+    while (count-- > 0)
+        if (!(s->blocks[count] = malloc(n))) {
+            pyle_store_close(s);
+            return PYLE_NOMEM;
+        }
+    return 0;
+}
+
+void pyle_store_close(struct pyle_store *s)
+{
+    int i, error = errno;
+
+    store = s->outer;
+    for (i = 0; i < PYLE_STORE_MOST; ++i)
+        free(s->blocks[i]);
+    errno = error;
+}
