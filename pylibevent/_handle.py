@@ -19,6 +19,7 @@ Self = TypeVar("Self", bound="Handle")
 
 
 _ANCHOR = ffi.typeof("char[1]")
+_OWNED = ffi.typeof("struct pyle_owned *")
 
 
 # The references that Python objects have to C structs, each with what it ends with: an object's
@@ -75,6 +76,19 @@ class Handle:
         _owned[weakref.ref(anchor, _owned.pop)] = ffi.gc(ptr, release)
         self._anchor = anchor
         self._ptr = ptr
+
+    def _make(self, function: str, new: Callable[..., Any], *args: Any) -> Any:
+        """Owns what new(owned, *args) makes: at no moment it is nobody's, whatever a signal
+        handler raises. MemoryError, naming the function, if that is NULL."""
+        owned = ffi.new(_OWNED)
+        anchor = ffi.new(_ANCHOR)
+        _owned[weakref.ref(anchor, _owned.pop)] = ffi.gc(owned, lib.pyle_disown)
+        ptr = new(owned, *args)
+        if not ptr:
+            raise MemoryError(function)
+        self._anchor = anchor
+        self._ptr = ptr
+        return ptr
 
     @property
     def closed(self) -> bool:

@@ -159,10 +159,7 @@ class FileSegment(Handle):
         expose(lib.pyle_segment_ptr(self._ptr), self)
 
     def _take(self, ptr: Any) -> None:
-        struct = lib.pyle_segment_new(ptr)
-        if not struct:
-            raise MemoryError("evbuffer_file_segment_new")
-        self._own(struct, lib.pyle_segment_unref)
+        self._make("evbuffer_file_segment_new", lib.pyle_segment_new, ptr)
         self._cleanups: cb.Cleanups | None = None
 
     @classmethod
@@ -230,26 +227,21 @@ class EvBuffer(Handle):
     def __init__(self, initial: Bytes = b"") -> None:
         """Wraps evbuffer_new; `initial` is copied."""
         self._first_init()
-        ptr = lib.pyle_buf_new()
-        if not ptr:
-            raise MemoryError("evbuffer_new")
-        self._take_over(ptr)
+        self._make("evbuffer_new", lib.pyle_buf_new)
+        self._start()
         if initial != b"":
             self.add(initial)
 
     @classmethod
-    def _of(cls, ptr: Any, anchor: Any = None) -> EvBuffer:
-        """With an anchor: the buffer belongs to what that one holds."""
+    def _of(cls, ptr: Any, anchor: Any) -> EvBuffer:
+        """The buffer belongs to what the anchor holds."""
         buffer = cls.__new__(cls)
-        buffer._take_over(ptr, anchor)
+        buffer._ptr = ptr
+        buffer._anchor = anchor
+        buffer._start()
         return buffer
 
-    def _take_over(self, ptr: Any, anchor: Any = None) -> None:
-        if anchor is None:
-            self._own(ptr, lib.pyle_buf_unref)
-        else:
-            self._ptr = ptr
-            self._anchor = anchor
+    def _start(self) -> None:
         self._token = 0
         self._last = False
         self._callbacks: list[CallbackEntry] | None = None
@@ -271,10 +263,9 @@ class EvBuffer(Handle):
         for buffer in () if owner is None else owner._buffers():
             if lib.pyle_buf_ptr(buffer._ptr) == found:
                 return buffer
-        struct = lib.pyle_buf_borrow(found)
-        if not struct:
-            raise MemoryError("evbuffer")
-        self = cls._of(struct)
+        self = cls.__new__(cls)
+        self._make("evbuffer", lib.pyle_buf_borrow, found)
+        self._start()
         expose(found, self)
         return self
 

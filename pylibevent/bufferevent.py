@@ -110,10 +110,7 @@ class BufferEvent(Handle):
         self._input = self._output = self._joined = None
         self._cfg = None
         self._error = 0
-        ptr = lib.pyle_bev_new(base._ptr, self._token)
-        if not ptr:
-            raise MemoryError("bufferevent_socket_new")
-        self._own(ptr, lib.pyle_bev_unref)
+        self._make("bufferevent_socket_new", lib.pyle_bev_new, base._ptr, self._token)
         return self
 
     @classmethod

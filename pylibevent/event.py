@@ -294,12 +294,12 @@ class EventBase(Handle):
         self._last_signal: Signal | None = None
         self.exception_handler = None
         self._slot = _take_slot()
-        ptr = lib.pyle_base_new(self._slot)
-        if not ptr:
+        try:
+            ptr = self._make(function, lib.pyle_base_new, self._slot)
+        except BaseException:
             _give_slot(self._slot)
-            raise MemoryError(function)
-        self._own(ptr, lib.pyle_base_unref)  # stays after close(): events look at it
-        rc = start(ptr)
+            raise
+        rc = start(ptr)  # its struct stays after close(): events look at it
         if rc < 0:
             _give_slot(self._slot)
         self._check(rc, function)

@@ -130,10 +130,7 @@ class Listener(Handle):
         self._error_callback: ErrorCallback | None = None
         self._args = args
         self._token = cb.next_token()
-        ptr = lib.pyle_listener_new(base._ptr, self._token)
-        if not ptr:
-            raise MemoryError("evconnlistener_new")
-        self._own(ptr, lib.pyle_listener_unref)
+        self._make("evconnlistener_new", lib.pyle_listener_new, base._ptr, self._token)
         base._table[self._token] = self
         return flags
 

@@ -49,16 +49,11 @@ class TokenBucketConfig(Handle):
         msec = int(round((1.0 if tick is None else seconds(tick)) * 1000, 3))
         if not 1 <= msec <= _MOST_MSEC:
             raise ValueError(f"tick must be from 0.001 to {_MOST_MSEC // 1000} s, not {tick!r}")
-        ptr = lib.pyle_limit_new(r_rate, r_burst, w_rate, w_burst, msec)
-        self._start(ptr, values, msec / 1000)
-        expose(self.ptr, self)
-
-    def _start(self, ptr: Any, values: tuple[int | None, ...], tick: float) -> None:
-        if not ptr:
-            raise MemoryError("ev_token_bucket_cfg_new")
-        self._own(ptr, lib.pyle_limit_unref)
+        new = "ev_token_bucket_cfg_new"
+        self._make(new, lib.pyle_limit_new, r_rate, r_burst, w_rate, w_burst, msec)
         self._values = values
-        self._tick = tick
+        self._tick = msec / 1000
+        expose(self.ptr, self)
 
     @classmethod
     def from_ptr(cls, ptr: Any) -> TokenBucketConfig:
@@ -72,9 +67,10 @@ class TokenBucketConfig(Handle):
         owner = behind(found)
         if isinstance(owner, TokenBucketConfig) and owner.ptr == found:
             return owner
-        limit = lib.pyle_limit_borrow(found)
         self = cls.__new__(cls)
-        self._start(limit, (), 0)
+        self._make("ev_token_bucket_cfg", lib.pyle_limit_borrow, found)
+        self._values = ()
+        self._tick = 0.0
         return self
 
     @property
@@ -170,11 +166,8 @@ class RateLimitGroup(Handle):
 
     def _start(self, base: EventBase) -> Any:
         self._base = base
-        ptr = lib.pyle_group_new(base._ptr)
-        if not ptr:
-            raise MemoryError("bufferevent_rate_limit_group_new")
-        self._own(ptr, lib.pyle_group_unref)
-        return ptr
+        new = "bufferevent_rate_limit_group_new"
+        return self._make(new, lib.pyle_group_new, base._ptr)
 
     @property
     def ptr(self) -> Any:

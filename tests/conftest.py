@@ -6,11 +6,12 @@ import faulthandler
 import gc
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from pylibevent import EVLOOP_ONCE, EventBase, Timer
+from pylibevent import EVLOOP_ONCE, EventBase, Timer, ffi, lib
 from pylibevent import _callbacks as cb
 from pylibevent.errors import stash
 
@@ -27,23 +28,38 @@ def open_descriptors() -> set[str]:
     return found
 
 
+def alive() -> dict[str, int]:
+    """How many structs of each kind our C source has."""
+    kinds = ffi.typeof("enum pyle_thing").elements
+    return {name: lib.pyle_alive(kind) for kind, name in kinds.items()}
+
+
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # collections look at what is new since, not at pytest
 
 
 @pytest.fixture(autouse=True)
-def _balance() -> Iterator[None]:
-    """After each test: no base, pin, exception or descriptor is left that was not there before."""
-    before = open_descriptors()
+def _balance(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test: no base, struct of C's, pending event, pin, exception, thread or descriptor
+    is left that was not there before."""
+    descriptors, structs, threads = open_descriptors(), alive(), set(threading.enumerate())
     faulthandler.dump_traceback_later(120, exit=True)  # a hang says where
     yield
     faulthandler.cancel_dump_traceback_later()
+    request.node.funcargs.clear()
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(10)
+        assert not thread.is_alive(), f"{thread} is left"
     gc.collect()
     assert list(cb.bases.values()) == []
+    assert alive() == structs
+    assert not any(cb.tables)
+    assert cb.finalizing == {}
+    assert not lib.pyle_signals()
     assert cb.pins == {}
     assert stash.exceptions == []
-    assert open_descriptors() - before == set()
+    assert open_descriptors() - descriptors == set()
     gc.freeze()
 
 

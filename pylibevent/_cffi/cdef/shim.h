@@ -20,7 +20,21 @@ struct pyle_held {
 };
 void pyle_let_go(struct pyle_held *);                   /* as often as you like */
 
+/* The same for a struct that Python is to own: who makes it has made this before. */
+struct pyle_owned {
+    void *it;
+    int what;                   /* an enum pyle_thing */
+};
+void pyle_disown(struct pyle_owned *);                  /* gives back what is in it */
+
 /* ---- base.c ---- */
+enum pyle_thing {
+    PYLE_NOTHING, PYLE_BASES, PYLE_BUFS, PYLE_BEVS, PYLE_LISTENERS, PYLE_LIMITS, PYLE_GROUPS, PYLE_SEGMENTS,
+    PYLE_SHARES,                                        /* of memory between buffers */
+    PYLE_PINS                                           /* of Python objects in libevent's hands */
+};
+int pyle_alive(enum pyle_thing);                        /* how many there are: for tests */
+int pyle_signals(void);                                 /* whether any base has a signal's event */
 int pyle_init(void);
 int pyle_socketpair(int family, int type, int protocol, int fds[2]); /* close-on-exec; -1, -1 on failure */
 void pyle_before_fork(void);
@@ -30,7 +44,7 @@ int pyle_outermost(void);                               /* no loop and no call u
 int pyle_loop_slot(void);                               /* of the loop that has to raise; -1: a call has */
 int pyle_raised(void);                                  /* behind a PYLE_RAISED: how many exceptions */
 
-struct pyle_base *pyle_base_new(int slot);              /* NULL: no memory */
+struct pyle_base *pyle_base_new(struct pyle_owned *, int slot); /* NULL: no memory */
 void pyle_base_unref(struct pyle_base *);
 /* config may be NULL; select: the config leaves no other method */
 int pyle_base_open(struct pyle_base *, struct event_config *config, int nolock, int select);
@@ -100,8 +114,8 @@ struct pyle_event_info {   /* an event of a base's, as it is at that moment */
 int pyle_base_events(struct pyle_base *, struct pyle_event_info *out, int max);
 
 /* ---- buffer.c ---- */
-struct pyle_buf *pyle_buf_new(void);                           /* NULL: no memory */
-struct pyle_buf *pyle_buf_borrow(struct evbuffer *);           /* the same */
+struct pyle_buf *pyle_buf_new(struct pyle_owned *);            /* NULL: no memory */
+struct pyle_buf *pyle_buf_borrow(struct pyle_owned *, struct evbuffer *); /* the same */
 void pyle_buf_unref(struct pyle_buf *);
 int pyle_buf_close(struct pyle_buf *);
 struct evbuffer *pyle_buf_ptr(struct pyle_buf *);
@@ -140,7 +154,7 @@ int pyle_buf_flags(struct pyle_buf *, unsigned long long flags, int on);
 int pyle_buf_defer(struct pyle_buf *, struct pyle_base *);
 int pyle_buf_enable_locking(struct pyle_buf *);
 int pyle_buf_lock(struct pyle_buf *, struct pyle_held *);
-struct pyle_segment *pyle_segment_new(struct evbuffer_file_segment *); /* NULL: not open yet; NULL: no memory */
+struct pyle_segment *pyle_segment_new(struct pyle_owned *, struct evbuffer_file_segment *); /* NULL: not open yet; NULL: no memory */
 void pyle_segment_unref(struct pyle_segment *);
 int pyle_segment_open(struct pyle_segment *, int fd, long long offset, long long length, unsigned flags); /* duplicates fd */
 int pyle_segment_close(struct pyle_segment *);
@@ -175,7 +189,7 @@ ssize_t pyle_tag_unmarshal_bytes(struct pyle_buf *, unsigned tag, ssize_t length
 ssize_t pyle_tag_unmarshal(struct pyle_buf *src, struct pyle_buf *dst); /* the tag */
 
 /* ---- bufferevent.c ---- */
-struct pyle_bev *pyle_bev_new(struct pyle_base *, long long token); /* NULL: no memory */
+struct pyle_bev *pyle_bev_new(struct pyle_owned *, struct pyle_base *, long long token); /* NULL: no memory */
 void pyle_bev_unref(struct pyle_bev *);
 int pyle_bev_socket(struct pyle_bev *, int fd, int options, int nodelay);
 void pyle_bev_unopen(struct pyle_bev *);                       /* fd is the caller's again */
@@ -214,12 +228,12 @@ int pyle_unlock(struct pyle_held *);                           /* a buffer's too
 #define PYLE_FILTER_RESULT 16 /* and a BEV_*: what pyle_py_bev_filter answers */
 
 /* ---- ratelimit.c ---- */
-struct pyle_limit *pyle_limit_new(size_t read_rate, size_t read_burst, size_t write_rate,
+struct pyle_limit *pyle_limit_new(struct pyle_owned *, size_t read_rate, size_t read_burst, size_t write_rate,
                                   size_t write_burst, int msec); /* NULL: no memory */
-struct pyle_limit *pyle_limit_borrow(struct ev_token_bucket_cfg *); /* NULL: no memory */
+struct pyle_limit *pyle_limit_borrow(struct pyle_owned *, struct ev_token_bucket_cfg *); /* NULL: no memory */
 void pyle_limit_unref(struct pyle_limit *);
 struct ev_token_bucket_cfg *pyle_limit_ptr(struct pyle_limit *);
-struct pyle_group *pyle_group_new(struct pyle_base *);         /* NULL: no memory */
+struct pyle_group *pyle_group_new(struct pyle_owned *, struct pyle_base *); /* NULL: no memory */
 void pyle_group_unref(struct pyle_group *);
 int pyle_group_open(struct pyle_group *, struct pyle_limit *);
 int pyle_group_borrow(struct pyle_group *, struct bufferevent_rate_limit_group *);
@@ -248,7 +262,7 @@ int pyle_bev_set_max_single(struct pyle_bev *, int write, int n);
 #define PYLE_LIMIT_MAX_SINGLE_WRITE 5
 
 /* ---- listener.c ---- */
-struct pyle_listener *pyle_listener_new(struct pyle_base *, long long token); /* NULL: no memory */
+struct pyle_listener *pyle_listener_new(struct pyle_owned *, struct pyle_base *, long long token); /* NULL: no memory */
 void pyle_listener_unref(struct pyle_listener *);
 int pyle_listener_open(struct pyle_listener *, int fd, int flags, int backlog);
 int pyle_listener_bind(struct pyle_listener *, const void *address, int length,

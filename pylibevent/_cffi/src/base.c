@@ -28,6 +28,56 @@ int pyle_init(void)
     return evthread_use_pthreads() == 0 ? 0 : PYLE_FAIL;
 }
 
+/* Our structs are counted: tests ask whether what they made is gone. */
+
+static int alive[PYLE_PINS + 1];
+
+void *pyle_make(enum pyle_thing what, size_t size)
+{
+    void *made = calloc(1, size);
+
+    if (made)
+        __atomic_add_fetch(&alive[what], 1, __ATOMIC_RELAXED);
+    return made;
+}
+
+void pyle_unmake(enum pyle_thing what, void *made)
+{
+    if (made)
+        __atomic_sub_fetch(&alive[what], 1, __ATOMIC_RELAXED);
+    free(made);
+}
+
+void *pyle_own(struct pyle_owned *owned, enum pyle_thing what, size_t size)
+{
+    owned->what = what;
+    return owned->it = pyle_make(what, size);
+}
+
+void pyle_disown(struct pyle_owned *owned)
+{
+    void *it = owned->it;
+
+    owned->it = NULL;
+    if (!it)
+        return;
+    switch (owned->what) {
+    case PYLE_BASES: pyle_base_unref(it); break;
+    case PYLE_BUFS: pyle_buf_unref(it); break;
+    case PYLE_BEVS: pyle_bev_unref(it); break;
+    case PYLE_LISTENERS: pyle_listener_unref(it); break;
+    case PYLE_LIMITS: pyle_limit_unref(it); break;
+    case PYLE_GROUPS: pyle_group_unref(it); break;
+    case PYLE_SEGMENTS: pyle_segment_unref(it); break;
+    default: break;
+    }
+}
+
+int pyle_alive(enum pyle_thing what)
+{
+    return __atomic_load_n(&alive[what], __ATOMIC_RELAXED);
+}
+
 int pyle_socketpair(int family, int type, int protocol, int fds[2])
 {
     int i, error;
@@ -407,9 +457,9 @@ static int open_wake(struct pyle_base *pb)
 
 /* ---- life ---- */
 
-struct pyle_base *pyle_base_new(int slot)
+struct pyle_base *pyle_base_new(struct pyle_owned *owned, int slot)
 {
-    struct pyle_base *pb = calloc(1, sizeof(*pb));
+    struct pyle_base *pb = pyle_own(owned, PYLE_BASES, sizeof(*pb));
 
     if (!pb)
         return NULL;
@@ -436,7 +486,7 @@ void pyle_base_unref(struct pyle_base *pb)
     free(pb->common);
     pthread_cond_destroy(&pb->idle);
     pthread_mutex_destroy(&pb->lock);
-    free(pb);
+    pyle_unmake(PYLE_BASES, pb);
 }
 
 int pyle_fd_fits(int limit)

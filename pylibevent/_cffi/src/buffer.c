@@ -20,29 +20,29 @@ static pthread_mutex_t pins_lock = PTHREAD_MUTEX_INITIALIZER; /* and for what is
 
 /* ---- life ---- */
 
-static struct pyle_buf *new_buf(void)
+static struct pyle_buf *new_buf(struct pyle_owned *owned)
 {
-    struct pyle_buf *b = calloc(1, sizeof(*b));
+    struct pyle_buf *b = pyle_own(owned, PYLE_BUFS, sizeof(*b));
 
     if (b)
         b->refs = 1;
     return b;
 }
 
-struct pyle_buf *pyle_buf_new(void)
+struct pyle_buf *pyle_buf_new(struct pyle_owned *owned)
 {
-    struct pyle_buf *b = new_buf();
+    struct pyle_buf *b = new_buf(owned);
 
     if (b && !(b->buf = evbuffer_new())) {
-        free(b);
+        pyle_disown(owned);
         return NULL;
     }
     return b;
 }
 
-struct pyle_buf *pyle_buf_borrow(struct evbuffer *buf)
+struct pyle_buf *pyle_buf_borrow(struct pyle_owned *owned, struct evbuffer *buf)
 {
-    struct pyle_buf *b = new_buf();
+    struct pyle_buf *b = new_buf(owned);
 
     if (b) {
         b->buf = buf;
@@ -53,7 +53,8 @@ struct pyle_buf *pyle_buf_borrow(struct evbuffer *buf)
 
 struct pyle_buf *pyle_buf_of(struct pyle_bev *pv, int input)
 {
-    struct pyle_buf *b = new_buf();
+    struct pyle_owned by_pv;
+    struct pyle_buf *b = new_buf(&by_pv);
 
     if (b) {
         b->buf = input ? bufferevent_get_input(pv->bev) : bufferevent_get_output(pv->bev);
@@ -124,7 +125,7 @@ void pyle_buf_free(struct pyle_buf *b)
     if (b->deferred)
         pyle_base_unref(b->deferred);
     free(b->reserved);
-    free(b);
+    pyle_unmake(PYLE_BUFS, b);
 }
 
 static void hold(struct pyle_buf *b, int n)
@@ -947,7 +948,7 @@ static void let_go_of_share(const void *data, size_t n, void *arg)
     while ((s = doomed)) {
         doomed = s->next;
         evbuffer_free(s->chain);
-        free(s);
+        pyle_unmake(PYLE_SHARES, s);
     }
     freeing = 0;
 }
@@ -975,10 +976,10 @@ static struct share *find_share(const struct evbuffer_iovec *piece)
 static struct share *new_share(struct evbuffer *src, struct evbuffer *mine,
                                const struct evbuffer_iovec *piece)
 {
-    struct share *s = calloc(1, sizeof(*s));
+    struct share *s = pyle_make(PYLE_SHARES, sizeof(*s));
 
     if (!s || !(s->chain = evbuffer_new())) {
-        free(s);
+        pyle_unmake(PYLE_SHARES, s);
         return NULL;
     }
     s->data = piece->iov_base;
@@ -989,7 +990,7 @@ static struct share *new_share(struct evbuffer *src, struct evbuffer *mine,
         evbuffer_add_reference(mine, s->data, s->n, let_go_of_share, s) < 0) {
         evbuffer_prepend_buffer(src, s->chain);
         evbuffer_free(s->chain);
-        free(s);
+        pyle_unmake(PYLE_SHARES, s);
         return NULL;
     }
     pthread_mutex_lock(&pins_lock);
@@ -1194,7 +1195,7 @@ long long pyle_pin_take(void)
     pthread_mutex_unlock(&pins_lock);
     if (p) {
         id = p->id;
-        free(p);
+        pyle_unmake(PYLE_PINS, p);
     }
     return id;
 }
@@ -1207,7 +1208,7 @@ int pyle_buf_add_reference(struct pyle_buf *b, const void *data, size_t n, long 
 
     if (rc < 0)
         return rc;
-    p = malloc(sizeof(*p));
+    p = pyle_make(PYLE_PINS, sizeof(*p));
     if (!p) {
         rc = PYLE_NOMEM;
     } else {
@@ -1258,9 +1259,9 @@ struct pyle_segment {
     int uses;                  /* open, and calls that add it now: the last one frees */
 };
 
-struct pyle_segment *pyle_segment_new(struct evbuffer_file_segment *seg)
+struct pyle_segment *pyle_segment_new(struct pyle_owned *owned, struct evbuffer_file_segment *seg)
 {
-    struct pyle_segment *s = calloc(1, sizeof(*s));
+    struct pyle_segment *s = pyle_own(owned, PYLE_SEGMENTS, sizeof(*s));
 
     if (s && seg) {
         s->seg = seg;
@@ -1362,7 +1363,7 @@ int pyle_segment_close(struct pyle_segment *s)
 void pyle_segment_unref(struct pyle_segment *s)
 {
     end_segment(s, 1);
-    free(s);
+    pyle_unmake(PYLE_SEGMENTS, s);
     pyle_release_pins();
 }
 
@@ -1385,7 +1386,7 @@ int pyle_segment_cleanup(struct pyle_segment *s, long long id, int *taken)
 
     if (rc < 0)
         return rc;
-    p = malloc(sizeof(*p));
+    p = pyle_make(PYLE_PINS, sizeof(*p));
     if (p) {
         p->id = id;
         *taken = 1;

@@ -11,9 +11,9 @@
 
 /* ---- life ---- */
 
-struct pyle_bev *pyle_bev_new(struct pyle_base *pb, long long token)
+struct pyle_bev *pyle_bev_new(struct pyle_owned *owned, struct pyle_base *pb, long long token)
 {
-    struct pyle_bev *pv = calloc(1, sizeof(*pv));
+    struct pyle_bev *pv = pyle_own(owned, PYLE_BEVS, sizeof(*pv));
 
     if (!pv)
         return NULL;
@@ -35,7 +35,7 @@ void pyle_bev_free(struct pyle_bev *pv)
     if (pv->under)
         pyle_bev_unref(pv->under);
     pyle_base_unref(pv->pb);
-    free(pv);
+    pyle_unmake(PYLE_BEVS, pv);
 }
 
 void pyle_bev_unref(struct pyle_bev *pv)

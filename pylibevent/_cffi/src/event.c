@@ -55,6 +55,16 @@ static int take_token(struct pyle_event *pe, long long token)
     return 1;
 }
 
+int pyle_signals(void)
+{
+    int there;
+
+    pthread_mutex_lock(&signal_lock);
+    there = signal_base != NULL;
+    pthread_mutex_unlock(&signal_lock);
+    return there;
+}
+
 static int enter(struct pyle_event *pe)
 {
     int rc = pe->open ? pyle_enter_base(pe->pb) : PYLE_CLOSED;

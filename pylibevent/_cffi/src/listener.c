@@ -44,9 +44,10 @@ static void on_resume(evutil_socket_t fd, short what, void *arg)
     }
 }
 
-struct pyle_listener *pyle_listener_new(struct pyle_base *pb, long long token)
+struct pyle_listener *pyle_listener_new(struct pyle_owned *owned, struct pyle_base *pb,
+                                        long long token)
 {
-    struct pyle_listener *pl = calloc(1, sizeof(*pl));
+    struct pyle_listener *pl = pyle_own(owned, PYLE_LISTENERS, sizeof(*pl));
 
     if (!pl)
         return NULL;
@@ -61,7 +62,7 @@ struct pyle_listener *pyle_listener_new(struct pyle_base *pb, long long token)
 void pyle_listener_free(struct pyle_listener *pl)
 {
     pyle_base_unref(pl->pb);
-    free(pl);
+    pyle_unmake(PYLE_LISTENERS, pl);
 }
 
 void pyle_listener_unref(struct pyle_listener *pl)

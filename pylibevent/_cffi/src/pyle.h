@@ -362,4 +362,9 @@ void pyle_log_init(void);
 #include "../cdef/shim.h"
 #include "../cdef/callbacks.h"
 
+/* base.c; of zeros, NULL: no memory */
+void *pyle_make(enum pyle_thing what, size_t size);
+void pyle_unmake(enum pyle_thing what, void *made);
+void *pyle_own(struct pyle_owned *owned, enum pyle_thing what, size_t size); /* the same, Python's */
+
 #endif

@@ -10,11 +10,11 @@ static const ssize_t lowest = -(EV_SSIZE_MAX / 2); /* what a limit may be down t
 
 /* ---- ev_token_bucket_cfg ---- */
 
-struct pyle_limit *pyle_limit_new(size_t read_rate, size_t read_burst, size_t write_rate,
-                                  size_t write_burst, int msec)
+struct pyle_limit *pyle_limit_new(struct pyle_owned *owned, size_t read_rate, size_t read_burst,
+                                  size_t write_rate, size_t write_burst, int msec)
 {
     const struct timeval tick = {msec / 1000, msec % 1000 * 1000};
-    struct pyle_limit *limit = calloc(1, sizeof(*limit));
+    struct pyle_limit *limit = pyle_own(owned, PYLE_LIMITS, sizeof(*limit));
     size_t *rates[] = {&read_rate, &read_burst, &write_rate, &write_burst};
     int i;
 
@@ -27,7 +27,8 @@ struct pyle_limit *pyle_limit_new(size_t read_rate, size_t read_burst, size_t wr
             *rates[i] = INT_MAX;
     limit->cfg = ev_token_bucket_cfg_new(read_rate, read_burst, write_rate, write_burst, &tick);
     if (!limit->cfg) {
-        free(limit);
+        owned->it = NULL;
+        pyle_unmake(PYLE_LIMITS, limit);
         return NULL;
     }
     limit->burst[0] = (ssize_t)read_burst;
@@ -38,9 +39,9 @@ struct pyle_limit *pyle_limit_new(size_t read_rate, size_t read_burst, size_t wr
     return limit;
 }
 
-struct pyle_limit *pyle_limit_borrow(struct ev_token_bucket_cfg *cfg)
+struct pyle_limit *pyle_limit_borrow(struct pyle_owned *owned, struct ev_token_bucket_cfg *cfg)
 {
-    struct pyle_limit *limit = calloc(1, sizeof(*limit));
+    struct pyle_limit *limit = pyle_own(owned, PYLE_LIMITS, sizeof(*limit));
 
     if (!limit)
         return NULL;
@@ -56,7 +57,7 @@ void pyle_limit_unref(struct pyle_limit *limit)
         return;
     if (limit->owned)
         ev_token_bucket_cfg_free(limit->cfg);
-    free(limit);
+    pyle_unmake(PYLE_LIMITS, limit);
 }
 
 struct ev_token_bucket_cfg *pyle_limit_ptr(struct pyle_limit *limit)
@@ -88,9 +89,9 @@ static ssize_t down_by(ssize_t limit, long long n, ssize_t burst)
 
 /* ---- groups ---- */
 
-struct pyle_group *pyle_group_new(struct pyle_base *pb)
+struct pyle_group *pyle_group_new(struct pyle_owned *owned, struct pyle_base *pb)
 {
-    struct pyle_group *pg = calloc(1, sizeof(*pg));
+    struct pyle_group *pg = pyle_own(owned, PYLE_GROUPS, sizeof(*pg));
 
     if (!pg)
         return NULL;
@@ -221,7 +222,7 @@ void pyle_group_unref(struct pyle_group *pg)
     pthread_mutex_unlock(&pb->lock);
     if (gone) {
         pyle_base_unref(pb);
-        free(pg);
+        pyle_unmake(PYLE_GROUPS, pg);
     }
     pyle_base_unref(pb);
 }
@@ -247,7 +248,7 @@ void pyle_groups_sweep(struct pyle_base *pb, int all)
     while (gone) {
         pg = gone;
         gone = pg->next;
-        free(pg);
+        pyle_unmake(PYLE_GROUPS, pg);
         pyle_base_unref(pb);
     }
 }
