@@ -5,7 +5,14 @@ from __future__ import annotations
 import os
 import socket
 
+import pytest
+
 from pylibevent import EVLOOP_NONBLOCK, EventBase
+
+# AddressSanitizer keeps what is freed for a while.
+measures_memory = pytest.mark.skipif(
+    "PYLIBEVENT_SANITIZED" in os.environ, reason="a sanitizer has its own use of memory"
+)
 
 
 def few_rounds(base: EventBase, n: int = 20) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+from common import measures_memory
 
 from pylibevent import (
     BEV_EVENT_CONNECTED,
@@ -2604,6 +2605,7 @@ def test_a_callback_has_to_be_callable(buf: EvBuffer, bad: Any) -> None:
     buf.add(b"g")
 
 
+@measures_memory
 def test_more_room_than_there_is_memory(buf: EvBuffer) -> None:
     with pytest.raises((MemoryError, LibeventError)):
         buf.expand(1 << 62)

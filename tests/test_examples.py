@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from common import measures_memory
 from processes import EXAMPLES, Server, read_to_end, run, serving
 
 SERVERS = ("echo_server.py", "echo_server_c_style.py")
@@ -129,6 +130,7 @@ def test_bulk_arrives_whole(echo_server: Server) -> None:
 # ---- peers that behave badly ----
 
 
+@measures_memory
 def test_an_endless_line_costs_bounded_memory_and_the_connection(echo_server: Server) -> None:
     before = echo_server.resident_kib()
     with echo_server.connect() as sock, contextlib.suppress(ConnectionError):
@@ -139,6 +141,7 @@ def test_an_endless_line_costs_bounded_memory_and_the_connection(echo_server: Se
     assert echo_server.talk(b"still here\n") == b"Client msg still here\n"
 
 
+@measures_memory
 def test_a_peer_that_never_reads_costs_bounded_memory(echo_server: Server) -> None:
     before = echo_server.resident_kib()
     with echo_server.connect() as sock:

@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from common import measures_memory
 from processes import (
     Server,
     complaint_of,
@@ -280,6 +281,7 @@ def receive_bulk(sock: socket.socket) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
+@measures_memory
 def test_fifty_megabytes_each_way_at_once_arrive_as_sent_in_little_memory() -> None:
     with relaying() as relay, relay.connection() as (client, server), ThreadPoolExecutor() as pool:
         before = relay.proxy.peak_kib()
@@ -303,6 +305,7 @@ def send_until_stuck(sock: socket.socket, most: int) -> int:
     return sent
 
 
+@measures_memory
 def test_a_peer_that_does_not_read_stops_the_other_in_bounded_memory(
     relay: Relay, ends: Ends
 ) -> None:

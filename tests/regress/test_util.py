@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from common import measures_memory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -550,6 +551,7 @@ def test_what_getaddrinfo_does_not_take(args: Any, error: type[Exception]) -> No
         util.getaddrinfo(*args)
 
 
+@measures_memory
 def test_getaddrinfo_frees_what_it_got() -> None:
     statm = Path("/proc/self/statm")
     if not statm.exists():
