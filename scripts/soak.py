@@ -256,7 +256,7 @@ class Client:
         self.received = 0
         self.awaited: int | None = None
         self.reading, self.writing = self.plan.chunk > 0, True
-        self.half_closed = self.closed = False
+        self.half_closed = self.refused = self.closed = False
         self.progress = time.monotonic()
         self.mask = 0
         self.sock = socket.socket()
@@ -310,8 +310,8 @@ class Client:
         except ConnectionError as error:
             if self.plan.ending is not Ending.SERVER:
                 raise Wrong(f"{error}, {self.missing()}") from None
-            self.writing = False
-            if self.plan.goes_on and not self.reading:
+            self.writing, self.refused = False, True
+            if not self.reading:
                 self.close()
 
     def next_piece(self) -> bool:
@@ -376,9 +376,7 @@ class Client:
         expected = ending is Ending.SERVER or (self.half_closed and error is None)
         if not expected or self.received < len(self.plan.owed):
             raise Wrong(f"{error or 'closed'}, {self.missing()}")
-        if error is None and self.plan.goes_on and self.writing:
-            self.reading = False
-        elif error is None and self.plan.goes_on and self.awaited is None and self.out:
+        if error is None and self.plan.goes_on and not self.refused:
             self.reading = False
         else:
             self.close()
@@ -400,7 +398,7 @@ class Client:
 # ---- the servers ----
 
 CLIENT = r"\('127\.0\.0\.1', \d+\)"
-GONE = r"\[Errno \d+\] (?:Connection reset by peer|Broken pipe)"
+GONE = r"\[Errno \d+\] bufferevent: (?:Connection reset by peer|Broken pipe)"
 SAID = {
     "too long": rf"WARNING {CLIENT} sent a line of more than {MAX_LINE} bytes",
     "gone": rf"(?:INFO {CLIENT}|a connection to 127\.0\.0\.1:\d+): {GONE}",
@@ -571,8 +569,8 @@ class Soak:
         self.judge()
 
     def round(self, seconds: float) -> None:
-        if self.vacant and len(self.vacant) < self.connections:
-            seconds = 0 if self.vacant else seconds
+        if self.vacant:
+            seconds = min(seconds, 0.01)
         if self.timers:
             seconds = min(seconds, self.timers[0][0] - time.monotonic())
         for key, mask in self.selector.select(max(0, seconds)):
@@ -623,8 +621,12 @@ class Soak:
             row = "".join(f"{kib:>10.0f}" for kib in server.quarters())
             print(f"{server.name:<24}{row}  4th to 2nd: {server.growth():+.2f} %")
         for server in self.servers:
-            print(f"{server.name}: {server.before} descriptors before and after, {server.most} at most")
-        print("\n".join(["", *(f"WRONG: {line}" for line in self.wrong[:20])] or ["", "all is well"]))
+            print(
+                f"{server.name}: {server.before} descriptors before and after, {server.most} at most"
+            )
+        print(
+            "\n".join(["", *(f"WRONG: {line}" for line in self.wrong[:20])] or ["", "all is well"])
+        )
 
     def row(self, name: str, slots: list[Slot]) -> None:
         by = [sum(slot.clients for slot in slots if slot.server is s) for s in self.servers]
