@@ -36,7 +36,7 @@ from pathlib import Path
 
 MAX_LINE = 65536  # the echo server's
 PREFIX = b"Client msg "
-LATE = 60.0  # seconds without a byte for or from a client that waits for one
+LIMIT = 60.0  # seconds for a server to start, to stop and to close what is over
 NEVER_SO_MUCH = 32 << 20  # bytes that no server takes from a client that does not read
 GROWTH = 2.0  # per cent more memory in the last quarter than in the second
 JUDGED = 60.0  # seconds; memory of shorter runs is that of their beginning
@@ -463,10 +463,10 @@ class Server:
     def stop(self, signum: int) -> None:
         self.process.send_signal(signum)
         try:
-            status = self.process.wait(LATE)
+            status = self.process.wait(LIMIT)
         except subprocess.TimeoutExpired:
             raise Wrong(f"{self.name} goes on after a signal") from None
-        self.listener.join(LATE)
+        self.listener.join(LIMIT)
         if status:
             raise Wrong(f"{self.name} ended with status {status}")
 
@@ -479,6 +479,7 @@ class Soak:
     seconds: float
     seed: int
     connections: int
+    late: float  # seconds without a byte for or from a client that waits for one
     examples: Path
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     clients: set[Client] = field(default_factory=set)
@@ -517,7 +518,7 @@ class Soak:
         echo = started("echo_server.py", "--port", "0")
         proxy = started("le_proxy.py", "0", str(echo.port))
         # One that is answered: both loops run, and have all the descriptors that they need.
-        with socket.create_connection(("127.0.0.1", proxy.port), timeout=LATE) as sock:
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=LIMIT) as sock:
             sock.sendall(b"\n")
             if sock.recv(100) != answers(b"\n"):
                 raise Wrong("the first line is not answered")
@@ -560,7 +561,7 @@ class Soak:
             self.round(1)
         if self.wrong:
             return
-        deadline = time.monotonic() + LATE
+        deadline = time.monotonic() + LIMIT
         for server in self.servers:
             while (n := server.descriptors()) != server.before and time.monotonic() < deadline:
                 time.sleep(0.01)  # nothing tells that a descriptor is closed
@@ -589,9 +590,9 @@ class Soak:
                     call()
 
     def find_late(self, now: float) -> None:
-        for client in [client for client in self.clients if now - client.progress > LATE]:
+        for client in [client for client in self.clients if now - client.progress > self.late]:
             with self.blaming(client):
-                raise Wrong(f"nothing has happened for {LATE:.0f} s, {client.missing()}")
+                raise Wrong(f"nothing has happened for {self.late:.0f} s, {client.missing()}")
 
     def judge(self) -> None:
         too_long = rude = 0
@@ -640,6 +641,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--connections", type=int, default=1000, help="at a time")
+    parser.add_argument("--late", type=float, default=60, help="the most seconds for an answer")
     parser.add_argument(
         "--examples",
         type=Path,
@@ -653,7 +655,13 @@ def main() -> int:
         print(f"only {hard} descriptors are allowed here", file=sys.stderr)
         return 2
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
-    soak = Soak(arguments.minutes * 60, arguments.seed, arguments.connections, arguments.examples)
+    soak = Soak(
+        arguments.minutes * 60,
+        arguments.seed,
+        arguments.connections,
+        arguments.late,
+        arguments.examples,
+    )
     return 0 if soak.run() else 1
 
 
