@@ -30,8 +30,9 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from math import inf
 from pathlib import Path
 
 MAX_LINE = 65536  # the echo server's
@@ -199,6 +200,11 @@ def never_reads(rng: random.Random) -> Plan:
     )
 
 
+def never_reads_and_stays(rng: random.Random) -> Plan:
+    """What is held for it is held for the whole run, so that growth of anything else shows."""
+    return replace(never_reads(rng), leaves_after=inf)
+
+
 def resets(rng: random.Random) -> Plan:
     data = some_lines(rng, 100_000)
     after = rng.choice((0, rng.uniform(0, 2)))
@@ -226,7 +232,8 @@ KINDS: dict[Callable[[random.Random], Plan], int] = {
     reads_slowly: 6,
     sends_a_long_line: 4,
     sends_an_endless_line: 4,
-    never_reads: 4,
+    never_reads: 1,
+    never_reads_and_stays: 3,
     resets: 6,
     leaves_in_an_answer: 6,
 }
@@ -530,7 +537,7 @@ class Soak:
         kinds = [kind for kind, n in KINDS.items() for _ in range(n)]
         for i in range(self.connections):
             rng = random.Random(f"{self.seed} {i}")
-            self.slots.append(Slot(i, kinds[i % len(kinds)], self.servers[i % 2], rng))
+            self.slots.append(Slot(i, kinds[i % len(kinds)], self.servers[(i + i // 100) % 2], rng))
         random.Random(self.seed).shuffle(self.slots)
         self.vacant.extend(self.slots)
 
@@ -559,6 +566,9 @@ class Soak:
 
     def finish(self) -> None:
         """No new clients; when the last are gone all is as it was, and the servers stop."""
+        for client in list(self.clients):
+            if client.plan.leaves_after == inf:
+                client.close()
         while self.clients and not self.wrong:
             self.find_late(time.monotonic())
             self.round(1)
