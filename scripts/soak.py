@@ -521,7 +521,7 @@ class Soak:
                 self.serve_until(time.monotonic() + self.seconds)
                 self.finish()
         except Wrong as error:
-            self.wrong.append(str(error))
+            self.wrong.insert(0, str(error))
         self.report()
         return not self.wrong
 
