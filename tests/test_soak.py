@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def soak(seconds: float, *arguments: str) -> subprocess.CompletedProcess[str]:
-    size = ["--minutes", str(seconds / 60), "--connections", "100", "--seed", "1"]
+    size = ["--minutes", str(seconds / 60), "--connections", "200", "--seed", "1"]
     return subprocess.run(
         [sys.executable, str(SOAK), *size, *arguments],
         capture_output=True,
