@@ -5,16 +5,18 @@ VENV   ?= .venv$(patsubst %,-%,$(subst /,_,$(filter-out python3,$(PYTHON))))
 BIN     = $(VENV)/bin
 CFLAGS_LINT = -std=gnu11 -Wall -Wextra -Werror -fsyntax-only -Ipylibevent/_cffi/src
 RESULTS = benchmarks/results
+MINUTES ?= 5
 BUILD_INPUTS = pyproject.toml setup.py build_libevent.py pylibevent/_version.py \
 	$(wildcard pylibevent/_cffi/*/*.[ch])
 export PYTHON VENV
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help echo test bench lint generate clean
+.PHONY: help echo test soak bench lint generate clean
 
 help:
 	@echo 'make echo [ARGS="--port 8899"]         install what is missing, build, run examples/echo_server.py'
 	@echo 'make test [PYTEST_ARGS="-k buffer"]    the same set-up, then the tests'
+	@echo 'make soak [MINUTES=5] [SEED=1]         1,000 clients of every kind against the echo server and the proxy'
 	@echo 'make bench [BENCH_ARGS="--quick"]      all benchmarks: table, JSON, plots into $(RESULTS)'
 	@echo 'make lint                              ruff, mypy --strict, pyright, the C compiler with its warnings as errors'
 	@echo 'make generate                          write what is made by scripts: the raw layer'\''s types, docs/api_coverage.md'
@@ -26,6 +28,9 @@ echo: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+soak: $(VENV)/installed
+	$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks --table $(RESULTS)/results.md --json $(RESULTS)/results.json \

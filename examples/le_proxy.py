@@ -22,6 +22,7 @@ from typing import Any
 
 from pylibevent import (
     BEV_EVENT_CONNECTED,
+    BEV_EVENT_EOF,
     BEV_EVENT_ERROR,
     EV_READ,
     EV_WRITE,
@@ -33,6 +34,7 @@ from pylibevent import (
 )
 
 MAX_OUTPUT = 512 * 1024  # bytes that wait for one side before we stop reading from the other
+PATIENCE = 30  # seconds without progress in writing the last of a connection
 
 log = logging.getLogger("le_proxy")
 
@@ -78,7 +80,10 @@ class Connection:
         other.write_buffer(bev.input)
         if what & BEV_EVENT_ERROR:
             log.info("a connection to %s: %s", show(self.target), bev.error)
-        elif self.ended is None:
+            bev.close()
+            self.write_the_last(other)
+            return
+        if self.ended is None:
             self.ended = bev
             other.setwatermark(EV_WRITE, 0)
             other.setcb(self.on_read, self.on_last_written, self.on_event, bev)
@@ -87,6 +92,17 @@ class Connection:
         bev.close_after_write()
         other.close_after_write()
 
+    def write_the_last(self, bev: BufferEvent) -> None:
+        """The other is gone. What bev still sends is dropped: one that is busy sending may read
+        what is for it only after that."""
+        if not bev.output:
+            bev.close_after_write()
+            return
+        bev.setwatermark(EV_WRITE, 0)
+        bev.set_timeouts(write=PATIENCE)
+        bev.setcb(drop, BufferEvent.close_after_write, on_last_event)
+        bev.enable(EV_READ)
+
     def on_last_written(self, bev: BufferEvent, other: BufferEvent) -> None:
         """Passes the other's end on, once bev has got all that was sent before it."""
         if self.connected and self.ended is other and not bev.output:
@@ -94,6 +110,17 @@ class Connection:
             with contextlib.suppress(OSError):  # reset meanwhile: an event will tell
                 sock.shutdown(socket.SHUT_WR)
             sock.detach()
+
+
+def drop(bev: BufferEvent) -> None:
+    bev.input.drain(len(bev.input))
+
+
+def on_last_event(bev: BufferEvent, what: BufferEventFlags) -> None:
+    if what & BEV_EVENT_EOF:
+        bev.close_after_write(PATIENCE)
+    elif not what & BEV_EVENT_CONNECTED:
+        bev.close()
 
 
 def on_accept(listener: Listener, fd: int, _address: Any, target: Any) -> None:

@@ -436,6 +436,16 @@ def test_a_reset_by_one_is_the_end_for_the_other_and_a_line(who: str) -> None:
         assert relay.works()
 
 
+def test_a_reset_by_one_while_both_send_and_neither_reads_frees_the_other(ends: Ends) -> None:
+    one, other = ends
+    sent = send_until_stuck(one, 64 << 20)
+    send_until_stuck(other, 64 << 20)
+    reset(one)
+    other.sendall(bytes(16 << 20))  # it reads only after that
+    other.shutdown(socket.SHUT_WR)
+    assert receive_bulk(other)[0] <= sent
+
+
 def test_a_reset_by_one_while_the_other_does_not_read_harms_nobody(
     relay: Relay, ends: Ends
 ) -> None:

@@ -1,0 +1,56 @@
+"""`make soak` for seconds: it passes, and it finds each fault that is put into the echo server."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from processes import EXAMPLES
+
+SOAK = EXAMPLES.parent / "scripts" / "soak.py"
+
+pytestmark = pytest.mark.slow
+
+
+def soak(seconds: float, *arguments: str) -> subprocess.CompletedProcess[str]:
+    size = ["--minutes", str(seconds / 60), "--connections", "200", "--seed", "1"]
+    return subprocess.run(
+        [sys.executable, str(SOAK), *size, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_some_seconds_of_it_pass() -> None:
+    done = soak(3)
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("all is well", "")
+    assert done.returncode == 0
+
+
+FAULTS = {
+    "a wrong byte": ("% line)", "% line.lower())", "instead of b"),
+    "an answer left out": ("if rest := bev.read():", "if rest := b'':", "bytes are missing"),
+    "output dropped": ("close_after_write()", "close()", "bytes are missing"),
+    "a reader forgotten": ("bev.enable(EV_READ)\n        self", "self", "nothing has happened"),
+    "an open descriptor": ("log.debug", "__import__('os').dup(0), log.debug", "descriptors open"),
+    "an unexpected word": ("log.debug", "log.info", "echo_server says: "),
+    "a crash": ("bev.disable(EV_READ)", "__import__('os').abort()", "ended with status -6"),
+    "a bad end": ("return 0\n", "return 3\n", "ended with status 3"),
+}
+
+
+@pytest.mark.parametrize(("right", "wrong", "complaint"), FAULTS.values(), ids=FAULTS)
+def test_it_finds(tmp_path: Path, right: str, wrong: str, complaint: str) -> None:
+    shutil.copy(EXAMPLES / "le_proxy.py", tmp_path)
+    source = (EXAMPLES / "echo_server.py").read_text()
+    assert right in source
+    (tmp_path / "echo_server.py").write_text(source.replace(right, wrong))
+    done = soak(0.5, "--examples", str(tmp_path), "--late", "5")
+    assert complaint in done.stdout
+    assert "all is well" not in done.stdout
+    assert done.returncode == 1
