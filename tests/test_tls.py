@@ -32,11 +32,12 @@ from pylibevent import (
     ClosedError,
     EventBase,
     Listener,
+    TokenBucketConfig,
 )
 
 pytest.importorskip("pylibevent._libevent_ssl", reason="built without OpenSSL")
 
-from pylibevent.bufferevent_ssl import TLSConnection, TLSContext
+from pylibevent.bufferevent_ssl import TLSConnection, TLSContext, TLSSession
 
 Sockets = tuple[socket.socket, socket.socket]
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -543,12 +544,14 @@ def test_an_end_without_a_close_notify_is_an_error_unless_it_is_allowed(
         context = certs.for_client()
         context.maximum_version = version
         with context.wrap_socket(sock, server_hostname="localhost") as tls:
+            tls.recv(1)  # nothing is unread: that would be a reset
             tls.sendall(b"half a")  # the with statement sends no close_notify
 
     log = server_on(base, sockets[0], certs)
     assert not log.bev.allow_dirty_shutdown
     log.bev.allow_dirty_shutdown = dirty
     assert log.bev.allow_dirty_shutdown == dirty
+    log.bev.write(b"x")
     peer = Peer(base, sockets[1], cut)
     run_until(lambda: peer.over and len(log.events) > 1)
     assert log.data == b"half a"
@@ -817,3 +820,533 @@ def _one_thread_is_left() -> Iterator[None]:
     before = threading.active_count()
     yield
     assert threading.active_count() == before
+
+
+# ---- SNI ----
+
+
+def named(
+    base: EventBase, certs: Certificates, function: object
+) -> tuple[Log, Log, list[tuple[BufferEvent, str | None, TLSContext]]]:
+    """A server whose SNI callback answers with what function() does, and a client."""
+    called: list[tuple[BufferEvent, str | None, TLSContext]] = []
+
+    def choose(bev: BufferEvent, name: str | None, context: TLSContext) -> TLSContext | int | None:
+        called.append((bev, name, context))
+        return function() if callable(function) else function  # type: ignore[return-value]
+
+    context = TLSContext.server(certs.other)
+    context.sni_callback = choose
+    assert context.sni_callback is choose
+    a, b = socket.socketpair()
+    return server_on(base, a, certs, context), client_on(base, b, certs), called
+
+
+def test_the_sni_callback_chooses_the_context(
+    base: EventBase, run_until: RunUntil, certs: Certificates
+) -> None:
+    chosen = TLSContext.server(certs.good)
+    server, client, called = named(base, certs, chosen)
+    first = server.bev._tls.context if server.bev._tls else None
+    run_until(lambda: client.events and server.connected)
+    assert client.connected
+    assert called == [(server.bev, "localhost", first)]
+    assert server.bev.tls
+    assert server.bev.tls.context is chosen
+    server.bev.close()
+    client.bev.close()
+
+
+def test_the_sni_callback_may_leave_it_as_it_is(
+    base: EventBase, run_until: RunUntil, certs: Certificates
+) -> None:
+    server, client, called = named(base, certs, None)
+    run_until(lambda: client.events and server.events)
+    assert len(called) == 1
+    assert "hostname mismatch" in str(client.bev.tls_error).lower()
+    server.bev.close()
+    client.bev.close()
+
+
+def test_the_sni_callback_may_refuse_with_an_alert(
+    base: EventBase, run_until: RunUntil, certs: Certificates
+) -> None:
+    alert = ssl.AlertDescription.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+    server, client, _called = named(base, certs, alert)
+    run_until(lambda: client.events and server.events)
+    assert "unrecognized name" in str(client.bev.tls_error)
+    assert isinstance(server.bev.tls_error, ssl.SSLError)
+    server.bev.close()
+    client.bev.close()
+
+
+def test_what_the_sni_callback_raises_leaves_the_loop_and_fails_the_handshake(
+    base: EventBase, run_until: RunUntil, certs: Certificates
+) -> None:
+    def fail() -> None:
+        raise KeyError("no such host")
+
+    server, client, _called = named(base, certs, fail)
+    with pytest.raises(KeyError, match="no such host"):
+        run_until(lambda: client.events)
+    run_until(lambda: client.events and server.events)
+    assert "internal error" in str(client.bev.tls_error)
+    server.bev.close()
+    client.bev.close()
+
+
+@pytest.mark.parametrize("wrong", [TLSContext.client, lambda: 256, lambda: "localhost"])
+def test_an_answer_of_the_sni_callback_that_makes_no_sense_is_an_error(
+    base: EventBase, run_until: RunUntil, certs: Certificates, wrong: object
+) -> None:
+    server, client, _called = named(base, certs, wrong)
+    with pytest.raises((TypeError, ValueError)):
+        run_until(lambda: client.events)
+    run_until(lambda: client.events)
+    server.bev.close()
+    client.bev.close()
+
+
+def test_it_may_be_closed_in_the_sni_callback(
+    base: EventBase, run_until: RunUntil, certs: Certificates
+) -> None:
+    def close() -> None:
+        server.bev.close()
+
+    server, client, _called = named(base, certs, close)
+    run_until(lambda: client.events)
+    assert server.bev.closed
+    assert server.events == []
+    client.bev.close()
+
+
+def test_a_client_that_names_no_host_calls_the_sni_callback_with_none(
+    base: EventBase, run_until: RunUntil, sockets: Sockets, certs: Certificates
+) -> None:
+    names: list[str | None] = []
+    context = TLSContext.server(certs.good)
+    context.sni_callback = lambda _bev, name, _context: names.append(name)
+    server = server_on(base, sockets[0], certs, context)
+    client = client_on(base, sockets[1], certs, host="127.0.0.1")
+    run_until(lambda: server.connected and client.connected)
+    assert names == [None]
+    server.bev.close()
+    client.bev.close()
+
+
+# ---- sessions ----
+
+
+def test_a_session_is_resumed(
+    base: EventBase, run_until: RunUntil, certs: Certificates, version: ssl.TLSVersion
+) -> None:
+    context, trusting = TLSContext.server(certs.good), TLSContext.client(cafile=certs.cafile)
+    context.maximum_version = version
+    session: TLSSession | None = None
+    reused = []
+    for _ in range(3):
+        a, b = socket.socketpair()
+        server = server_on(base, a, certs, context)
+        bev = BufferEvent.openssl_socket(
+            base, b, trusting, server_hostname="localhost", session=session
+        )
+        client = Log(bev)
+        server.bev.write(b"behind the ticket")
+        run_until(lambda: client.data)  # noqa: B023  # used in this round only
+        assert bev.tls
+        session = bev.tls.session
+        assert session
+        assert session.resumable
+        reused.append(bev.tls.session_reused)
+        client.bev.close_after_write()
+        server.bev.close()
+    assert reused == [False, True, True]
+    other = TLSContext.client(cafile=certs.cafile)
+    with pytest.raises(ValueError, match="of another context"):
+        BufferEvent.openssl_socket(base, None, other, server_hostname="localhost", session=session)
+
+
+def test_without_tickets_tls_1_3_resumes_nothing(
+    base: EventBase, run_until: RunUntil, sockets: Sockets, certs: Certificates
+) -> None:
+    context = TLSContext.server(certs.good)
+    assert context.num_tickets == 2
+    context.num_tickets = 0
+    server, client = server_on(base, sockets[0], certs, context), client_on(base, sockets[1], certs)
+    server.bev.write(b"no ticket before this")
+    run_until(lambda: client.data)
+    assert client.bev.tls
+    assert client.bev.tls.session
+    assert not client.bev.tls.session.resumable
+    server.bev.close()
+    client.bev.close()
+    with pytest.raises(ValueError, match="for servers"):
+        TLSContext(server_side=False).num_tickets = 1
+    with pytest.raises(ValueError, match="from 0 to 255"):
+        context.num_tickets = 256
+
+
+def test_the_keys_are_logged_where_keylog_filename_says(
+    base: EventBase, run_until: RunUntil, sockets: Sockets, certs: Certificates, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    context = TLSContext.server(certs.good)
+    context.keylog_filename = str(first)
+    context.keylog_filename = str(second)
+    assert context.keylog_filename == str(second)
+    server, client = server_on(base, sockets[0], certs, context), client_on(base, sockets[1], certs)
+    del context
+    run_until(lambda: server.connected and client.connected)
+    server.bev.close()
+    client.bev.close()
+    assert first.read_text() == ""
+    lines = [line.split() for line in second.read_text().splitlines()]
+    assert {"CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"} <= {line[0] for line in lines}
+    assert {len(line) for line in lines} == {3}
+    few_rounds(base)  # the last connection lets go of the context and of the file
+
+
+# ---- limits and sizes ----
+
+
+def exchange(
+    base: EventBase, run_until: RunUntil, certs: Certificates, size: int = 0
+) -> tuple[Log, Log]:
+    """A server and a client that are connected."""
+    a, b = socket.socketpair()
+    server, client = server_on(base, a, certs), client_on(base, b, certs)
+    run_until(lambda: server.connected and client.connected)
+    return server, client
+
+
+def test_a_record_that_a_watermark_cuts_is_not_stuck(
+    base: EventBase, run_until: RunUntil, certs: Certificates
+) -> None:
+    """All of the record is out of the kernel when the first 100 bytes have been read."""
+    server, client = exchange(base, run_until, certs)
+    taken = []
+
+    def take(bev: BufferEvent) -> None:
+        taken.append(bev.read(100))
+
+    server.bev.setwatermark(EV_READ, 0, 100)
+    server.bev.setcb(take)
+    client.bev.write(bytes(range(250)) * 60)
+    run_until(lambda: taken)
+    while sum(map(len, taken)) < 15000:
+        data = server.bev.read(1000)
+        assert data
+        taken.append(data)
+        few_rounds(base)
+    assert b"".join(taken) == bytes(range(250)) * 60
+    server.bev.close()
+    client.bev.close()
+
+
+def test_the_high_watermark_bounds_what_is_read_by_a_record(
+    base: EventBase, run_until: RunUntil, certs: Certificates
+) -> None:
+    server, client = exchange(base, run_until, certs)
+    server.bev.setcb(lambda _bev: None)
+    server.bev.setwatermark(EV_READ, 0, 1000)
+    client.bev.write(bytes(1_000_000))
+    run_until(lambda: len(server.bev.input) >= 1000)
+    few_rounds(base, 50)
+    assert 1000 <= len(server.bev.input) <= 1000 + 16384
+    total = 0
+    while total < 1_000_000:
+        run_until(lambda: len(server.bev.input))
+        total += len(server.bev.read())
+    server.bev.close()
+    client.bev.close()
+
+
+def test_reading_one_byte_at_a_time(
+    base: EventBase, run_until: RunUntil, certs: Certificates
+) -> None:
+    server, client = exchange(base, run_until, certs)
+    data = bytearray()
+
+    def one(bev: BufferEvent) -> None:
+        data.extend(bev.read(1))
+
+    server.bev.setcb(one)
+    server.bev.setwatermark(EV_READ, 0, 1)
+    for letter in b"one byte in each record":
+        client.bev.write(bytes([letter]))
+    client.bev.write(b" and several in this one")
+    run_until(lambda: len(data) + len(server.bev.input) == 47)
+    assert data + server.bev.read() == b"one byte in each record and several in this one"
+    server.bev.close()
+    client.bev.close()
+
+
+def test_a_peer_that_sends_its_bytes_one_by_one(
+    base: EventBase, run_until: RunUntil, sockets: Sockets, certs: Certificates
+) -> None:
+    """Of the handshake, too."""
+
+    def trickle(sock: socket.socket) -> bytes:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = certs.for_client().wrap_bio(incoming, outgoing, server_hostname="localhost")
+
+        def send() -> None:
+            for byte in outgoing.read():
+                sock.send(bytes([byte]))
+
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                send()
+                incoming.write(sock.recv(65536))
+        tls.write(b"slowly")
+        send()
+        while True:
+            try:
+                return tls.read(100)
+            except ssl.SSLWantReadError:
+                incoming.write(sock.recv(65536))
+
+    log = server_on(base, sockets[0], certs)
+    peer = Peer(base, sockets[1], trickle)
+    run_until(lambda: log.data == b"slowly")
+    log.bev.write(b"all of it")
+    run_until(lambda: peer.over)
+    assert (peer.error, peer.result) == (None, b"all of it")
+    log.bev.close()
+
+
+def test_what_is_disabled_in_its_callback_gets_the_rest_of_the_record_later(
+    base: EventBase, run_until: RunUntil, certs: Certificates
+) -> None:
+    server, client = exchange(base, run_until, certs)
+    taken = []
+
+    def take(bev: BufferEvent) -> None:
+        taken.append(len(bev.read()))
+        bev.disable(EV_READ)
+
+    server.bev.setwatermark(EV_READ, 0, 100)
+    server.bev.setcb(take)
+    client.bev.write(bytes(10_000))
+    run_until(lambda: taken)
+    few_rounds(base)
+    assert len(taken) == 1
+    while sum(taken) < 10_000:
+        n = len(taken)
+        server.bev.enable(EV_READ)
+        run_until(lambda: len(taken) > n)  # noqa: B023  # used in this round only
+    server.bev.close()
+    client.bev.close()
+
+
+def test_a_view_of_the_input_holds_reading_back(
+    base: EventBase, run_until: RunUntil, certs: Certificates
+) -> None:
+    server, client = exchange(base, run_until, certs)
+    server.bev.setcb(None)
+    client.bev.write(b"first")
+    run_until(lambda: len(server.bev.input) == 5)
+    views = server.bev.input.peek()
+    client.bev.write(b"second")
+    few_rounds(base)
+    assert [bytes(view) for view in views] == [b"first"]
+    for view in views:
+        view.release()
+    run_until(lambda: len(server.bev.input) == 11)
+    assert server.bev.read() == b"firstsecond"
+    server.bev.close()
+    client.bev.close()
+
+
+def test_rate_limits_count_what_goes_over_the_wire(
+    base: EventBase, run_until: RunUntil, certs: Certificates
+) -> None:
+    server, client = exchange(base, run_until, certs)
+    server.bev.set_rate_limit(TokenBucketConfig(20_000, 20_000, 20_000, 20_000, tick=0.01))
+    client.bev.write(bytes(15_000))
+    run_until(lambda: len(server.data) == 15_000)
+    assert server.bev.read_limit < 5_000
+    client.bev.write(bytes(200_000))
+    server.bev.write(bytes(200_000))
+    few_rounds(base)
+    assert len(server.data) < 200_000
+    assert len(client.data) < 200_000
+    run_until(lambda: len(server.data) == 215_000 and len(client.data) == 200_000)
+    server.bev.close()
+    client.bev.close()
+
+
+def test_max_single_read_and_write(
+    base: EventBase, run_until: RunUntil, certs: Certificates
+) -> None:
+    server, client = exchange(base, run_until, certs)
+    server.bev.max_single_read = server.bev.max_single_write = 100
+    client.bev.write(bytes(50_000))
+    server.bev.write(bytes(50_000))
+    run_until(lambda: len(server.data) == len(client.data) == 50_000)
+    server.bev.close()
+    client.bev.close()
+
+
+@pytest.mark.parametrize("size", [1, 4096, 16384, 16385, 1 << 20])
+def test_sizes_around_those_of_records(
+    base: EventBase, run_until: RunUntil, certs: Certificates, size: int
+) -> None:
+    data = bytes(i * 7 % 251 for i in range(size))
+    server, client = exchange(base, run_until, certs)
+    server.bev.write(data)
+    client.bev.write(data[::-1])
+    run_until(lambda: len(server.data) == len(client.data) == size)
+    assert client.data == data
+    assert server.data == data[::-1]
+    server.bev.close()
+    client.bev.close()
+
+
+def test_a_file_is_sent_encrypted(
+    base: EventBase, run_until: RunUntil, certs: Certificates, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 1000)
+    server, client = exchange(base, run_until, certs)
+    with path.open("rb") as file:
+        server.bev.output.add_file(file)
+    run_until(lambda: len(client.data) == 256_000)
+    assert client.data == path.read_bytes()
+    server.bev.close()
+    client.bev.close()
+
+
+@pytest.mark.slow
+def test_100_mb_each_way(
+    base: EventBase, run_until: RunUntil, certs: Certificates, version: ssl.TLSVersion
+) -> None:
+    size, piece = 100_000_000, bytes(range(250)) * 1000
+    context = TLSContext.server(certs.good)
+    context.maximum_version = version
+    a, b = socket.socketpair()
+    bevs = [
+        server_on(base, a, certs, context).bev,
+        client_on(base, b, certs).bev,
+    ]
+    sent, got, wrong = [0, 0], [0, 0], []
+
+    def more(bev: BufferEvent, which: int) -> None:
+        if sent[which] < size:
+            sent[which] += len(piece)
+            bev.write(piece)
+
+    def take(bev: BufferEvent, which: int) -> None:
+        data = bev.read()
+        start = got[which] % 250
+        if data[:250] != piece[start : start + 250][: len(data)]:
+            wrong.append(got[which])
+        got[which] += len(data)
+
+    for which, bev in enumerate(bevs):
+        bev.setcb(take, more, None, which)
+        more(bev, which)
+    run_until(lambda: got == [size, size], timeout=100)
+    assert wrong == []
+    for bev in bevs:
+        bev.close()
+
+
+@pytest.mark.slow
+def test_500_connections(base: EventBase, run_until: RunUntil, certs: Certificates) -> None:
+    context, trusting = TLSContext.server(certs.good), TLSContext.client(cafile=certs.cafile)
+    echoed: list[BufferEvent] = []
+
+    def echo(bev: BufferEvent) -> None:
+        bev.write_buffer(bev.input)
+
+    def ended(bev: BufferEvent, what: BufferEventFlags) -> None:
+        if not what & BEV_EVENT_CONNECTED:
+            bev.close()
+
+    def accepted(_listener: Listener, fd: int, _address: object) -> None:
+        bev = BufferEvent.openssl_socket(base, fd, context)
+        bev.setcb(echo, None, ended)
+        bev.enable(EV_READ)
+
+    def answered(bev: BufferEvent, number: int) -> None:
+        if len(bev.input) == 1000:
+            assert bev.read() == b"%04d" % number * 250
+            echoed.append(bev)
+            bev.close_after_write()
+
+    with Listener.bind(base, accepted, ("127.0.0.1", 0), backlog=512) as listener:
+        for number in range(500):
+            bev = BufferEvent.openssl_socket(base, None, trusting, server_hostname="localhost")
+            bev.setcb(answered, None, None, number)
+            bev.enable(EV_READ)
+            bev.connect(listener.address)
+            bev.write(b"%04d" % number * 250)
+        run_until(lambda: len(echoed) == 500, timeout=60)
+        run_until(lambda: not any(isinstance(o, BufferEvent) for o in base._table.values()), 20)
+
+
+# ---- the openssl program ----
+
+
+def test_openssl_s_client(
+    base: EventBase, run_until: RunUntil, certs: Certificates, version: ssl.TLSVersion
+) -> None:
+    context = TLSContext.server(certs.good)
+    logs: list[Log] = []
+    with Listener.bind(
+        base,
+        lambda _listener, fd, _address: logs.append(
+            Log(BufferEvent.openssl_socket(base, fd, context))
+        ),
+        ("127.0.0.1", 0),
+    ) as listener:
+        assert isinstance(listener.address, tuple)
+        command = [
+            "openssl", "s_client", "-quiet", "-verify_return_error", "-CAfile", str(certs.cafile),
+            "-servername", "localhost", "-verify_hostname", "localhost",
+            "-tls1_3" if version == ssl.TLSVersion.TLSv1_3 else "-tls1_2",
+            "-connect", f"127.0.0.1:{listener.address[1]}",
+        ]  # fmt: skip
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            assert process.stdin
+            assert process.stdout
+            process.stdin.write(b"from openssl\n")
+            process.stdin.flush()
+            run_until(lambda: logs and logs[0].data == b"from openssl\n", timeout=20)
+            logs[0].bev.write(b"to openssl\n")
+            logs[0].bev.close_after_write()
+            run_until(lambda: logs[0].bev.closed)
+            assert process.stdout.read() == b"to openssl\n"
+
+
+def test_openssl_s_server(base: EventBase, run_until: RunUntil, certs: Certificates) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-cert", str(certs.good)]
+    command += ["-key", str(certs.good), "-rev"]
+    with subprocess.Popen(
+        [*command, "-key", str(certs.good), "-rev"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if line.startswith(b"ACCEPT"):
+                break
+        try:
+            trusting = TLSContext.client(cafile=certs.cafile)
+            bev = BufferEvent.openssl_socket(base, None, trusting, server_hostname="localhost")
+            log = Log(bev)
+            bev.connect(("127.0.0.1", port))
+            bev.write(b"backwards\n")
+            run_until(lambda: log.data == b"sdrawkcab\n", timeout=20)
+            bev.close()
+        finally:
+            process.kill()

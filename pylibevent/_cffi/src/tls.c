@@ -16,8 +16,6 @@
 #include "../cdef/shim_ssl.h"
 #include "../cdef/callbacks_ssl.h"
 
-#define RECORD 16384
-
 struct pyle_tls {
     SSL *ssl;
     struct pyle_base *pb;      /* counted by the bufferevent; used in its callbacks only */
@@ -103,7 +101,8 @@ SSL_CTX *pyle_ctx_new(int server, struct pyle_tls_why *why)
     data->keylog_fd = -1;
     SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
                                  SSL_OP_CIPHER_SERVER_PREFERENCE);
-    SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
+    /* libevent hands whole chunks of the output over, whatever the rate limit: a record, then. */
+    SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE);
     SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION);
     SSL_CTX_set_session_id_context(ctx, id, sizeof(id) - 1);
     SSL_CTX_set_default_passwd_cb(ctx, no_password);
@@ -505,17 +504,16 @@ static int pending(struct pyle_tls *tls)
 /* All of it, a record at most. What is not decrypted yet the kernel has, and wakes the loop for. */
 static int take(struct pyle_tls *tls, struct evbuffer *input)
 {
-    char record[RECORD];
+    struct evbuffer_iovec vec;
     int n = SSL_pending(tls->ssl);
 
-    if (n <= 0)
+    if (n <= 0 || evbuffer_reserve_space(input, n, &vec, 1) != 1)
         return 0;
     ERR_clear_error();
-    n = SSL_read(tls->ssl, record, n < RECORD ? n : RECORD);
+    n = SSL_read(tls->ssl, vec.iov_base, n);
     if (n > 0) {
-        evbuffer_unfreeze(input, 0);
-        evbuffer_add(input, record, (size_t)n);
-        evbuffer_freeze(input, 0);
+        vec.iov_len = (size_t)n;
+        evbuffer_commit_space(input, &vec, 1);
     }
     return n;
 }
