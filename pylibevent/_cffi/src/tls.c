@@ -19,7 +19,7 @@
 struct pyle_tls {
     SSL *ssl;
     struct pyle_base *pb;      /* counted by the bufferevent; used in its callbacks only */
-    struct event finalizer;
+    struct event *finalizer;   /* libevent's to free: event_base_free looks at it after the call */
     int refs;                  /* Python's, and the bufferevent's */
     int slot;
     long long token;
@@ -437,6 +437,11 @@ int pyle_tls_dirty(struct pyle_tls *tls, int allow)
 
 /* ---- hooks ---- */
 
+static void on_nothing(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd, (void)what, (void)arg;
+}
+
 static struct bufferevent *open_on(struct pyle_tls *tls, struct event_base *base, int fd,
                                    struct bufferevent *under, int options)
 {
@@ -444,13 +449,16 @@ static struct bufferevent *open_on(struct pyle_tls *tls, struct event_base *base
                                                    : BUFFEREVENT_SSL_CONNECTING;
     struct bufferevent *bev;
 
+    tls->finalizer = event_new(base, -1, 0, on_nothing, tls);
+    if (!tls->finalizer)
+        return NULL;
     ERR_clear_error();
     bev = under ? bufferevent_openssl_filter_new(base, under, tls->ssl, state, options)
                 : bufferevent_openssl_socket_new(base, fd, tls->ssl, state, options);
-    if (bev) {
-        event_assign(&tls->finalizer, base, -1, EV_FINALIZE, NULL, NULL);
+    if (bev)
         __atomic_add_fetch(&tls->refs, 1, __ATOMIC_RELAXED);
-    }
+    else
+        event_free(tls->finalizer);
     return bev;
 }
 
@@ -476,9 +484,7 @@ static void on_finalized(struct event *ev, void *arg)
 
 static void release(struct pyle_tls *tls)
 {
-    tls->finalizer.ev_evcallback.evcb_arg = tls;
-    if (event_finalize(0, &tls->finalizer, on_finalized) < 0)
-        pyle_tls_unref(tls);
+    event_free_finalize(0, tls->finalizer, on_finalized);
 }
 
 static int notify(struct pyle_tls *tls)
