@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import subprocess
@@ -373,7 +374,7 @@ def test_the_systems_store_is_openssls(certs: Certificates) -> None:
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
-        env={"SSL_CERT_FILE": str(certs.cafile)},
+        env={**os.environ, "SSL_CERT_FILE": str(certs.cafile)},
         capture_output=True,
         text=True,
         timeout=30,

@@ -438,9 +438,23 @@ static void on_tls_io(short what, struct bufferevent *bev)
         /* A full input or a rate limit has stopped it in the middle of a record. */
         if ((bev->enabled & EV_READ) && tls_hooks->take(pv->tls, bufferevent_get_input(bev)) > 0)
             bufferevent_trigger(bev, EV_READ, 0);
-    } else if (pv->finishing == 1) {
-        on_write(bev, pv);
+        return;
     }
+    if (pv->finishing == 1)
+        on_write(bev, pv);
+    else if (evbuffer_get_length(bufferevent_get_output(bev)) > 0 && !IS_ARMED(&bev->ev_write) &&
+             (bev->enabled & EV_WRITE))
+        bufferevent_enable(bev, EV_WRITE); /* write_soon() has not armed it */
+}
+
+/* What a callback writes goes out when the callbacks that are due are over: an event that is active
+ * is not armed by libevent, which costs three system calls. */
+static void write_soon(struct pyle_bev *pv, struct bufferevent *bev, size_t n)
+{
+    if (pv->tls && pv->is_socket && !pv->shaking && n > 0 && pyle_here == pv->pb && pyle_depth > 0 &&
+        (bev->enabled & EV_WRITE) && evbuffer_get_length(bufferevent_get_output(bev)) == 0 &&
+        !IS_ARMED(&bev->ev_write))
+        event_active(&bev->ev_write, EV_WRITE, 1);
 }
 
 static void on_tls_readable(evutil_socket_t fd, short what, void *arg)
@@ -1318,7 +1332,10 @@ static int write_data(struct pyle_bev *pv, struct bufferevent *bev, const void *
 {
     int rc = if_not_viewed(pv, bev, 0, 1);
 
-    return rc < 0 ? rc : pyle_bev_put(pv, bev, data, n);
+    if (rc < 0)
+        return rc;
+    write_soon(pv, bev, n);
+    return pyle_bev_put(pv, bev, data, n);
 }
 
 int pyle_bev_write(struct pyle_bev *pv, const void *data, size_t n)
@@ -1332,6 +1349,7 @@ static int move_out(struct pyle_bev *pv, struct bufferevent *bev, struct evbuffe
 
     if (rc < 0)
         return rc;
+    write_soon(pv, bev, evbuffer_get_length(buf));
     late = pyle_bev_add_begin(pv, bev);
     rc = bufferevent_write_buffer(bev, buf);
     if (late)

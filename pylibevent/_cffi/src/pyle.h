@@ -332,6 +332,9 @@ void pyle_bev_free(struct pyle_bev *pv);
 struct pyle_bev *pyle_bev_behind(struct bufferevent *bev);
 void pyle_bev_written(struct pyle_bev *pv, struct bufferevent *bev);
 
+#define IS_ARMED(ev) \
+    ((ev)->ev_evcallback.evcb_flags & (EVLIST_INSERTED | EVLIST_ACTIVE | EVLIST_ACTIVE_LATER))
+
 /* fast.c */
 void pyle_bev_hook(struct pyle_bev *pv, struct bufferevent *bev);
 int pyle_bev_add_begin(struct pyle_bev *pv, struct bufferevent *bev);
