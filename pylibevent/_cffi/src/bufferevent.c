@@ -431,12 +431,18 @@ static event_callback_fn tls_reads, tls_writes;
 static void on_tls_io(short what, struct bufferevent *bev)
 {
     struct pyle_bev *pv = pyle_bev_behind(bev);
+    int n;
 
     if (!pv || !pv->tls || pv->bev != bev)
         return;
     if (what & EV_READ) {
         /* A full input or a rate limit has stopped it in the middle of a record. */
-        if ((bev->enabled & EV_READ) && tls_hooks->take(pv->tls, bufferevent_get_input(bev)) > 0)
+        if (!(bev->enabled & EV_READ))
+            return;
+        n = tls_hooks->take(pv->tls, bufferevent_get_input(bev));
+        if (n < 0)
+            event_active(&bev->ev_read, EV_READ, 1); /* libevent is to meet that error, too */
+        if (n > 0 || n < -1)
             bufferevent_trigger(bev, EV_READ, 0);
         return;
     }

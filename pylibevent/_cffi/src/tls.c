@@ -16,6 +16,8 @@
 #include "../cdef/shim_ssl.h"
 #include "../cdef/callbacks_ssl.h"
 
+#define RECORD 16384
+
 struct pyle_tls {
     SSL *ssl;
     struct pyle_base *pb;      /* counted by the bufferevent; used in its callbacks only */
@@ -24,6 +26,7 @@ struct pyle_tls {
     int slot;
     long long token;
     signed char server, connected, failed, dirty, told, ended;
+    signed char early;         /* why is of an end that 1: libevent has yet to meet, 2: it has met */
     struct pyle_tls_why why;
 };
 
@@ -449,6 +452,7 @@ static struct bufferevent *open_on(struct pyle_tls *tls, struct event_base *base
                                                    : BUFFEREVENT_SSL_CONNECTING;
     struct bufferevent *bev;
 
+    SSL_set_read_ahead(tls->ssl, under == NULL); /* a record in one read, not in two */
     tls->finalizer = event_new(base, -1, 0, on_nothing, tls);
     if (!tls->finalizer)
         return NULL;
@@ -504,24 +508,52 @@ static int notify(struct pyle_tls *tls)
 
 static int pending(struct pyle_tls *tls)
 {
-    return SSL_pending(tls->ssl);
+    return tls->early ? tls->early == 1 : SSL_has_pending(tls->ssl);
 }
 
-/* All of it, a record at most. What is not decrypted yet the kernel has, and wakes the loop for. */
+static void find_truncation(struct pyle_tls_why *why)
+{
+#ifdef SSL_R_UNEXPECTED_EOF_WHILE_READING
+    if (why->code && ERR_GET_LIB(why->code) == ERR_LIB_SSL &&
+        ERR_GET_REASON(why->code) == SSL_R_UNEXPECTED_EOF_WHILE_READING)
+        why->truncated = 1;
+#endif
+    if (!why->code && why->error == 0)
+        why->truncated = 1;
+}
+
+/* All that has been read ahead, and the rest of the last record: two records at most. */
 static int take(struct pyle_tls *tls, struct evbuffer *input)
 {
     struct evbuffer_iovec vec;
-    int n = SSL_pending(tls->ssl);
+    int n, kind, total = 0;
 
-    if (n <= 0 || evbuffer_reserve_space(input, n, &vec, 1) != 1)
+    if (tls->early)
         return 0;
-    ERR_clear_error();
-    n = SSL_read(tls->ssl, vec.iov_base, n);
-    if (n > 0) {
-        vec.iov_len = (size_t)n;
-        evbuffer_commit_space(input, &vec, 1);
+    SSL_set_read_ahead(tls->ssl, 0);
+    while (SSL_has_pending(tls->ssl) &&
+           evbuffer_reserve_space(input, RECORD, &vec, 1) == 1) {
+        ERR_clear_error();
+        errno = 0;
+        n = SSL_read(tls->ssl, vec.iov_base, RECORD);
+        if (n > 0) {
+            vec.iov_len = (size_t)n;
+            evbuffer_commit_space(input, &vec, 1);
+            total += n;
+            continue;
+        }
+        kind = SSL_get_error(tls->ssl, n);
+        if (kind != SSL_ERROR_WANT_READ && kind != SSL_ERROR_WANT_WRITE) {
+            explain(&tls->why);
+            tls->why.kind = kind;
+            if (kind != SSL_ERROR_ZERO_RETURN)
+                find_truncation(&tls->why);
+            tls->early = 1;
+        }
+        break;
     }
-    return n;
+    SSL_set_read_ahead(tls->ssl, 1);
+    return tls->early ? -1 - total : total;
 }
 
 static void note(struct pyle_tls *tls, struct bufferevent *bev, int error)
@@ -533,28 +565,26 @@ static void note(struct pyle_tls *tls, struct bufferevent *bev, int error)
 
     while (n < 4 && (one = bufferevent_get_openssl_error(bev)) != 0)
         codes[n++] = one; /* the newest first, and last what SSL_get_error said */
+    tls->failed = 1;
+    if (tls->early)
+        return;
     memset(why, 0, sizeof(*why));
     why->kind = n ? (int)codes[n - 1] : 0;
     why->code = n > 1 ? codes[n - 2] : 0;
-#ifdef SSL_R_UNEXPECTED_EOF_WHILE_READING
-    if (why->code && ERR_GET_LIB(why->code) == ERR_LIB_SSL &&
-        ERR_GET_REASON(why->code) == SSL_R_UNEXPECTED_EOF_WHILE_READING)
-        why->truncated = 1;
-#endif
-    if (!why->code && error == 0)
-        why->truncated = 1;
     why->error = why->code ? 0 : error;
+    find_truncation(why);
     verify = SSL_get_verify_result(tls->ssl);
     if (why->code && ERR_GET_LIB(why->code) == ERR_LIB_SSL &&
         ERR_GET_REASON(why->code) == SSL_R_CERTIFICATE_VERIFY_FAILED && verify != X509_V_OK)
         why->verify = (int)verify;
-    tls->failed = 1;
 }
 
 static int event(struct pyle_tls *tls, struct bufferevent *bev, int what, int error)
 {
     const int about = BEV_EVENT_READING | BEV_EVENT_WRITING;
 
+    if (tls->early && (what & (BEV_EVENT_ERROR | BEV_EVENT_EOF)))
+        tls->early = 2;
     if (what & BEV_EVENT_CONNECTED)
         tls->connected = 1;
     if (what & BEV_EVENT_ERROR) {
