@@ -1010,13 +1010,12 @@ def test_the_keys_are_logged_where_keylog_filename_says(
 # ---- limits and sizes ----
 
 
-def exchange(
-    base: EventBase, run_until: RunUntil, certs: Certificates, size: int = 0
-) -> tuple[Log, Log]:
+def exchange(base: EventBase, run_until: RunUntil, certs: Certificates) -> tuple[Log, Log]:
     """A server and a client that are connected."""
     a, b = socket.socketpair()
     server, client = server_on(base, a, certs), client_on(base, b, certs)
     run_until(lambda: server.connected and client.connected)
+    few_rounds(base)  # the tickets are read
     return server, client
 
 
@@ -1044,7 +1043,7 @@ def test_a_record_that_a_watermark_cuts_is_not_stuck(
     client.bev.close()
 
 
-def test_the_high_watermark_bounds_what_is_read_by_a_record(
+def test_the_high_watermark_bounds_what_is_read_by_two_records(
     base: EventBase, run_until: RunUntil, certs: Certificates
 ) -> None:
     server, client = exchange(base, run_until, certs)
@@ -1053,13 +1052,33 @@ def test_the_high_watermark_bounds_what_is_read_by_a_record(
     client.bev.write(bytes(1_000_000))
     run_until(lambda: len(server.bev.input) >= 1000)
     few_rounds(base, 50)
-    assert 1000 <= len(server.bev.input) <= 1000 + 16384
+    assert 1000 <= len(server.bev.input) <= 1000 + 2 * 16384
     total = 0
     while total < 1_000_000:
         run_until(lambda: len(server.bev.input))
         total += len(server.bev.read())
     server.bev.close()
     client.bev.close()
+
+
+def test_the_end_is_told_after_all_that_came_before_it(
+    base: EventBase, run_until: RunUntil, certs: Certificates
+) -> None:
+    server, client = exchange(base, run_until, certs)
+    order: list[str] = []
+
+    def on_read(bev: BufferEvent) -> None:
+        order.append(f"read {len(bev.read())}")
+
+    server.bev.setcb(on_read, None, lambda _bev, _what: order.append("end"))
+    server.bev.disable(EV_READ)
+    client.bev.write(b"last words")
+    client.bev.close_after_write()
+    run_until(lambda: client.bev.closed)
+    server.bev.enable(EV_READ)
+    run_until(lambda: "end" in order)
+    assert order == ["read 10", "end"]
+    server.bev.close()
 
 
 def test_reading_one_byte_at_a_time(

@@ -398,7 +398,7 @@ void pyle_bev_written(struct pyle_bev *pv, struct bufferevent *bev)
         bufferevent_trigger(bev, EV_WRITE, BEV_TRIG_DEFER_CALLBACKS);
 }
 
-/* The end of a TLS stream is told. 0: the socket takes nothing now, and on_tls_io() asks again. */
+/* The end of a TLS stream is told. 0: the socket takes nothing now, and on_tls_written() asks again. */
 static int told_the_end(struct pyle_bev *pv, struct bufferevent *bev)
 {
     if (!pv->tls || pv->shaking || tls_hooks->notify(pv->tls) || !pv->is_socket)
@@ -426,26 +426,30 @@ static void on_write(struct bufferevent *bev, void *arg)
 
 /* ---- TLS ---- */
 
+#define MOST_AHEAD 49152
+
 static event_callback_fn tls_reads, tls_writes;
 
-static void on_tls_io(short what, struct bufferevent *bev)
+/* A full input or a rate limit, or the end of a record, has stopped libevent. */
+static void read_ahead(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    struct evbuffer *input = bufferevent_get_input(bev);
+    size_t before = pv->seen;
+    int limited = bev->wm_read.high || pv->limit || pv->group || (pv->capped & EV_READ);
+
+    if ((bev->enabled & EV_READ) &&
+        tls_hooks->take(pv->tls, input, limited ? 0 : MOST_AHEAD) < 0 && pv->bev == bev)
+        event_active(&bev->ev_read, EV_READ, 1); /* libevent is to meet that error, too */
+    if (pv->bev == bev && evbuffer_get_length(input) > before)
+        bufferevent_trigger(bev, EV_READ, 0);
+}
+
+static void on_tls_written(struct bufferevent *bev)
 {
     struct pyle_bev *pv = pyle_bev_behind(bev);
-    int n;
 
     if (!pv || !pv->tls || pv->bev != bev)
         return;
-    if (what & EV_READ) {
-        /* A full input or a rate limit has stopped it in the middle of a record. */
-        if (!(bev->enabled & EV_READ))
-            return;
-        n = tls_hooks->take(pv->tls, bufferevent_get_input(bev));
-        if (n < 0)
-            event_active(&bev->ev_read, EV_READ, 1); /* libevent is to meet that error, too */
-        if (n > 0 || n < -1)
-            bufferevent_trigger(bev, EV_READ, 0);
-        return;
-    }
     if (pv->finishing == 1)
         on_write(bev, pv);
     else if (evbuffer_get_length(bufferevent_get_output(bev)) > 0 && !IS_ARMED(&bev->ev_write) &&
@@ -463,14 +467,50 @@ static void write_soon(struct pyle_bev *pv, struct bufferevent *bev, size_t n)
         event_active(&bev->ev_write, EV_WRITE, 1);
 }
 
+static void on_end_of_tls(struct bufferevent *bev, short what, void *arg)
+{
+    struct pyle_bev *pv = arg;
+
+    (void)bev;
+    pv->end_error = EVUTIL_SOCKET_ERROR();
+    pv->end |= what;
+}
+
 static void on_tls_readable(evutil_socket_t fd, short what, void *arg)
 {
     struct bufferevent *bev = arg;
 
+    struct pyle_bev *pv;
+    bufferevent_data_cb read;
+    short end;
+
     bufferevent_incref(bev);
     bufferevent_lock(bev);
-    tls_reads(fd, what, arg);
-    on_tls_io(EV_READ, bev);
+    pv = pyle_bev_behind(bev);
+    if (!pv || !pv->tls) {
+        tls_reads(fd, what, arg);
+    } else {
+        /* One call for all there is, and the end after it, where libevent tells the end first. */
+        __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
+        pv->seen = evbuffer_get_length(bufferevent_get_input(bev));
+        read = bev->readcb;
+        bev->readcb = NULL;
+        bev->errorcb = on_end_of_tls;
+        tls_reads(fd, what, arg);
+        if (bev->errorcb == on_end_of_tls) { /* a callback of the input's has set no others */
+            bev->readcb = read;
+            bev->errorcb = on_bev_event;
+        }
+        end = pv->end;
+        pv->end = 0;
+        if (pv->bev == bev && (what & EV_READ))
+            read_ahead(pv, bev);
+        if (end && pv->bev == bev) {
+            EVUTIL_SET_SOCKET_ERROR(pv->end_error);
+            on_bev_event(bev, end, pv);
+        }
+        pyle_bev_unref(pv);
+    }
     bufferevent_unlock(bev);
     bufferevent_decref(bev);
 }
@@ -482,7 +522,7 @@ static void on_tls_writable(evutil_socket_t fd, short what, void *arg)
     bufferevent_incref(bev);
     bufferevent_lock(bev);
     tls_writes(fd, what, arg);
-    on_tls_io(EV_WRITE, bev);
+    on_tls_written(bev);
     bufferevent_unlock(bev);
     bufferevent_decref(bev);
 }

@@ -195,6 +195,8 @@ struct pyle_bev {
     struct pyle_bev *next_unsent;
     struct pyle_tls *tls;      /* of a TLS one, while it is open */
     signed char shaking;       /* its handshake is not over */
+    int end_error;             /* the errno that belongs to .end */
+    size_t seen;               /* what was in its input before the read that runs */
 };
 
 /* What the second module does for TLS bufferevents: the first one is not linked with OpenSSL. */
@@ -206,7 +208,7 @@ struct pyle_tls_hooks {
     void (*release)(struct pyle_tls *); /* gives the reference back once libevent is out of it */
     int (*notify)(struct pyle_tls *);  /* close_notify. 0: it would block */
     int (*pending)(struct pyle_tls *); /* decrypted, and not in the input */
-    int (*take)(struct pyle_tls *, struct evbuffer *input); /* moves that there */
+    int (*take)(struct pyle_tls *, struct evbuffer *input, int most); /* moves that there; < 0: then it ended */
     int (*event)(struct pyle_tls *, struct bufferevent *, int what, int error); /* what to say instead, 0: nothing */
 };
 /* What it needs of the first one. */

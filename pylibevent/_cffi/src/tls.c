@@ -522,17 +522,18 @@ static void find_truncation(struct pyle_tls_why *why)
         why->truncated = 1;
 }
 
-/* All that has been read ahead, and the rest of the last record: two records at most. */
-static int take(struct pyle_tls *tls, struct evbuffer *input)
+/* All that has been read ahead, and the rest of the last record: two records at most behind what
+ * may be read besides. */
+static int take(struct pyle_tls *tls, struct evbuffer *input, int most)
 {
     struct evbuffer_iovec vec;
     int n, kind, total = 0;
 
     if (tls->early)
         return 0;
-    SSL_set_read_ahead(tls->ssl, 0);
     while (SSL_has_pending(tls->ssl) &&
            evbuffer_reserve_space(input, RECORD, &vec, 1) == 1) {
+        SSL_set_read_ahead(tls->ssl, total < most);
         ERR_clear_error();
         errno = 0;
         n = SSL_read(tls->ssl, vec.iov_base, RECORD);
