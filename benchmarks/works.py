@@ -186,4 +186,6 @@ ALL = [
         lower_is_better=True,
     ),
 ]
+if importlib.util.find_spec("pylibevent._libevent_ssl") is None:
+    ALL = [work for work in ALL if not work.over_tls]
 BY_NAME = {work.name: work for work in ALL}

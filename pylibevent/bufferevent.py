@@ -184,7 +184,8 @@ class BufferEvent(Handle):
 
         A client names the host (or address) that it wants as `server_hostname`, and may go on with
         an earlier `session`. server_side is what the context is for. fd and nodelay are as for
-        `socket`; fd cannot be set later.
+        `socket`; fd cannot be set later. OpenSSL takes records as a whole: watermarks, rate limits
+        and `max_single_read` may be exceeded by two of them (16 KiB each).
         """
         from .bufferevent_ssl import connection
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import ssl
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from pylibevent import (
     BEV_OPT_UNLOCK_CALLBACKS,
     EV_READ,
     EV_WRITE,
+    EVLOOP_NO_EXIT_ON_EMPTY,
     BufferEvent,
     BufferEventFlags,
     ClosedError,
@@ -1370,3 +1373,67 @@ def test_openssl_s_server(base: EventBase, run_until: RunUntil, certs: Certifica
             bev.close()
         finally:
             process.kill()
+
+
+# ---- threads, exceptions, memory ----
+
+
+def test_another_thread_writes_and_closes_a_threadsafe_one(certs: Certificates) -> None:
+    context = TLSContext.server(certs.good)
+    with EventBase() as base:
+        for _ in range(10):
+            a, b = socket.socketpair()
+            bev = BufferEvent.openssl_socket(base, a, context, options=BEV_OPT_THREADSAFE)
+            fd = bev.fd
+            connected = threading.Event()
+            bev.setcb(None, None, lambda _bev, _what: connected.set())  # noqa: B023
+            bev.enable(EV_READ)
+            loop = threading.Thread(target=base.loop, args=(EVLOOP_NO_EXIT_ON_EMPTY,))
+            loop.start()
+            b.settimeout(20)
+            with connect_by_ssl(certs, b) as peer:
+                assert connected.wait(20)
+                bev.write(b"from the main thread")
+                assert peer.recv(100) == b"from the main thread"
+                peer.sendall(bytes(100_000))
+                with bev.lock():
+                    assert bev.tls
+                    assert bev.tls.version == "TLSv1.3"
+                bev.close()
+                assert not is_open(fd)
+            base.loopbreak()
+            loop.join()
+
+
+def test_an_exception_in_a_callback_costs_nothing(
+    base: EventBase, run_until: RunUntil, certs: Certificates
+) -> None:
+    server, client = exchange(base, run_until, certs)
+
+    def fail(_bev: BufferEvent) -> None:
+        raise ZeroDivisionError
+
+    server.bev.setcb(fail, None, server.on_event)
+    client.bev.write(b"hello")
+    with pytest.raises(ZeroDivisionError):
+        run_until(lambda: False)
+    assert server.bev.read() == b"hello"
+    server.bev.setcb(server.on_read, None, server.on_event)
+    client.bev.write(b"again")
+    run_until(lambda: server.data == b"again")
+    server.bev.close()
+    client.bev.close()
+
+
+def test_what_is_dropped_without_close_is_freed_with_its_base(certs: Certificates) -> None:
+    contexts = [TLSContext.server(certs.good)]
+    gone = weakref.ref(contexts[0])
+    with EventBase() as base:
+        a, b = socket.socketpair()
+        server_on(base, a, certs, contexts.pop())
+        client_on(base, b, certs)
+        few_rounds(base)
+        assert gone() is not None
+    del base
+    gc.collect()
+    assert gone() is None
