@@ -399,6 +399,36 @@ def test_tls_in_tls(base: EventBase, run_until: RunUntil, certs: Certificates) -
     assert b.closed
 
 
+@pytest.mark.parametrize("when", ["before the handshake", "after it"])
+def test_filters_are_put_on_tls_sockets(
+    base: EventBase, run_until: RunUntil, certs: Certificates, when: str
+) -> None:
+    a, b = socket.socketpair()
+    trusting = TLSContext.client(cafile=certs.cafile)
+    server = BufferEvent.openssl_socket(base, a, TLSContext.server(certs.good))
+    client = BufferEvent.openssl_socket(base, b, trusting, server_hostname="localhost")
+    if when == "after it":
+        run_until(lambda: server.tls and client.tls)
+    owns = BEV_OPT_CLOSE_ON_FREE
+    plain = (
+        Log(BufferEvent.filter(server, options=owns)),
+        Log(BufferEvent.filter(client, options=owns)),
+    )
+    data = bytes(i % 249 for i in range(300_000))
+    plain[0].bev.write(data)
+    plain[1].bev.write(data[::-1])
+    run_until(lambda: len(plain[0].data) == len(plain[1].data) == len(data))
+    assert plain[1].data == data
+    assert plain[0].data == data[::-1]
+    assert server.tls
+    assert client.tls
+    plain[1].bev.close_after_write()
+    run_until(lambda: any(what & BEV_EVENT_EOF for what in plain[0].events))
+    assert server.tls_error is None
+    plain[0].bev.close()
+    assert server.closed
+
+
 def test_a_base_that_is_closed_closes_them_at_each_stage(certs: Certificates) -> None:
     for rounds in range(8):
         with EventBase() as base:

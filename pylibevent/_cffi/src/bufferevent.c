@@ -274,6 +274,7 @@ void pyle_bev_resume_soon(struct pyle_bev *pv)
 /* ---- trampolines ---- */
 
 static void on_read(struct bufferevent *bev, void *arg);
+static void on_under_read(struct bufferevent *bev, void *arg);
 static void on_write(struct bufferevent *bev, void *arg);
 static void on_bev_event(struct bufferevent *bev, short what, void *arg);
 static int set_timeouts(struct bufferevent *bev, const struct timeval *read,
@@ -444,9 +445,16 @@ static void read_ahead(struct pyle_bev *pv, struct bufferevent *bev)
         bufferevent_trigger(bev, EV_READ, 0);
 }
 
+/* Whose it is, though a filter on it may have its callbacks. */
+static struct pyle_bev *tls_behind(struct bufferevent *bev)
+{
+    return bev->readcb == on_under_read ? ((struct pyle_bev *)bev->cbarg)->under
+                                        : pyle_bev_behind(bev);
+}
+
 static void on_tls_written(struct bufferevent *bev)
 {
-    struct pyle_bev *pv = pyle_bev_behind(bev);
+    struct pyle_bev *pv = tls_behind(bev);
 
     if (!pv || !pv->tls || pv->bev != bev)
         return;
@@ -471,7 +479,8 @@ static void on_end_of_tls(struct bufferevent *bev, short what, void *arg)
 {
     struct pyle_bev *pv = arg;
 
-    (void)bev;
+    if (pv->bev != bev)
+        pv = pv->under;
     pv->end_error = EVUTIL_SOCKET_ERROR();
     pv->end |= what;
 }
@@ -482,11 +491,12 @@ static void on_tls_readable(evutil_socket_t fd, short what, void *arg)
 
     struct pyle_bev *pv;
     bufferevent_data_cb read;
+    bufferevent_event_cb event;
     short end;
 
     bufferevent_incref(bev);
     bufferevent_lock(bev);
-    pv = pyle_bev_behind(bev);
+    pv = tls_behind(bev);
     if (!pv || !pv->tls) {
         tls_reads(fd, what, arg);
     } else {
@@ -494,20 +504,21 @@ static void on_tls_readable(evutil_socket_t fd, short what, void *arg)
         __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
         pv->seen = evbuffer_get_length(bufferevent_get_input(bev));
         read = bev->readcb;
+        event = bev->errorcb;
         bev->readcb = NULL;
         bev->errorcb = on_end_of_tls;
         tls_reads(fd, what, arg);
         if (bev->errorcb == on_end_of_tls) { /* a callback of the input's has set no others */
             bev->readcb = read;
-            bev->errorcb = on_bev_event;
+            bev->errorcb = event;
         }
         end = pv->end;
         pv->end = 0;
         if (pv->bev == bev && (what & EV_READ))
             read_ahead(pv, bev);
-        if (end && pv->bev == bev) {
+        if (end && pv->bev == bev && bev->errorcb) {
             EVUTIL_SET_SOCKET_ERROR(pv->end_error);
-            on_bev_event(bev, end, pv);
+            bev->errorcb(bev, end, bev->cbarg);
         }
         pyle_bev_unref(pv);
     }
@@ -823,7 +834,6 @@ static int waits(struct pyle_bev *pv, struct bufferevent *bev)
             !(bufferevent_get_enabled(pv->bev) & EV_READ));
 }
 
-static void on_under_read(struct bufferevent *bev, void *arg);
 static void on_under_write(struct bufferevent *bev, void *arg);
 static void on_under_event(struct bufferevent *bev, short what, void *arg);
 
@@ -890,9 +900,11 @@ static void on_under_write(struct bufferevent *bev, void *arg)
 static void on_under_event(struct bufferevent *bev, short what, void *arg)
 {
     struct pyle_bev *pv = arg;
+    int error = what & BEV_EVENT_ERROR ? EVUTIL_SOCKET_ERROR() : 0;
 
-    if (!pv->bev)
+    if (!pv->bev || (pv->under->tls && !(what = on_tls_event(pv->under, bev, what, &error))))
         return;
+    EVUTIL_SET_SOCKET_ERROR(error);
     if ((what & BEV_EVENT_EOF) && waits(pv, bev)) {
         pv->end = what;
         pv->stalled |= EV_READ;
