@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import socket
@@ -1138,6 +1139,40 @@ def test_a_peer_that_sends_its_bytes_one_by_one(
     log.bev.write(b"all of it")
     run_until(lambda: peer.over)
     assert (peer.error, peer.result) == (None, b"all of it")
+    log.bev.close()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_what_comes_along_with_the_end_of_the_handshake_is_not_stuck(
+    base: EventBase, run_until: RunUntil, sockets: Sockets, certs: Certificates, reads: bool
+) -> None:
+    def talk(sock: socket.socket) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = certs.for_client().wrap_bio(incoming, outgoing, server_hostname="localhost")
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.do_handshake()
+        sock.sendall(outgoing.read())
+        while tls.version() is None or outgoing.pending == 0:
+            incoming.write(sock.recv(65536))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+        tls.write(b"along with it")
+        sock.sendall(outgoing.read())  # in one piece
+        assert sock.recv(1)  # a ticket: the handshake is over
+
+    log = server_on(base, sockets[0], certs)
+    if not reads:
+        log.bev.disable(EV_READ)
+    peer = Peer(base, sockets[1], talk)
+    run_until(lambda: log.connected)
+    few_rounds(base)
+    if not reads:
+        assert log.data == b""
+        log.bev.enable(EV_READ)
+    few_rounds(base)
+    assert log.data == b"along with it"
+    run_until(lambda: peer.over)
+    assert peer.error is None
     log.bev.close()
 
 
