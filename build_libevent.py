@@ -36,7 +36,14 @@ PRELUDE = '#include "preamble.h"\n#include "pyle.h"\n'
 LIBEVENT = ["libevent_core >= 2.1.12", "libevent_extra >= 2.1.12"]
 LIBRARIES = ["event_core", "event_extra", "event_pthreads"]
 OPENSSL = ["libevent_openssl >= 2.1.12", "openssl"]
-HEADERS_SSL = ("bufferevent_ssl",)
+HEADERS_SSL = ("bufferevent_ssl", "shim_ssl", "callbacks_ssl")
+SOURCES_SSL = ("tls",)
+PRELUDE_SSL = """
+#include <event2/bufferevent_ssl.h>
+#include <openssl/ssl.h>
+#include "../cdef/shim_ssl.h"
+#include "../cdef/callbacks_ssl.h"
+"""
 OPENSSL_LIBRARIES = ["event_openssl", "event_core", "ssl", "crypto"]
 
 MISSING = (
@@ -65,7 +72,7 @@ def declare(headers: tuple[str, ...], include: FFI | None = None) -> FFI:
         ffi.include(include)
     for name in headers:
         text = (CFFI / "cdef" / f"{name}.h").read_text()
-        if name == "callbacks":
+        if name.startswith("callbacks"):
             text = f'extern "Python+C" {{ {text} }}'
         elif name == "shim":
             text = "struct pyle_event { ...; }; struct pyle_buf { signed char dry; ...; };" + text
@@ -107,8 +114,9 @@ def ffibuilder_ssl() -> FFI:
     return make(
         "pylibevent._libevent_ssl",
         HEADERS_SSL,
-        PRELUDE + "#include <event2/bufferevent_ssl.h>\n#include <openssl/ssl.h>\n",
+        PRELUDE + PRELUDE_SSL,
         LIBEVENT + OPENSSL,
         OPENSSL_LIBRARIES,
+        SOURCES_SSL,
         include=ffibuilder(),
     )

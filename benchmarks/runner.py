@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from benchmarks.works import PEERS, Command, Work
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "benchmarks" / "c"
 START = 20.0  # seconds that a server may take until it listens
+OPENSSL = importlib.util.find_spec("pylibevent._libevent_ssl") is not None
 Sample = dict[str, float]
 Say = Callable[[str], None]
 
@@ -58,13 +60,19 @@ class Runner:
         self.processors = sorted(os.sched_getaffinity(0))
         chain.raise_limit()
         for source in SOURCES.glob("*.c"):
-            self.compile(source)
+            if source.stem != "tls_echo":
+                self.compile(source, source.stem)
+        self.cert = self.directory / "cert.pem"
+        if OPENSSL:
+            self.compile(SOURCES / "load.c", "tls_load", "-DTLS")
+            self.compile(SOURCES / "tls_echo.c", "tls_echo", "-levent_openssl")
+            make_certificate(self.cert)
 
-    def compile(self, source: Path) -> None:
-        config = ["pkg-config", "--cflags", "--libs", "libevent_core"]
+    def compile(self, source: Path, name: str, *more: str) -> None:
+        config = ["pkg-config", "--cflags", "--libs", "libevent_core", *["openssl"] * bool(more)]
         flags = subprocess.run(config, check=True, capture_output=True, text=True).stdout.split()
-        program = str(self.directory / source.stem)
-        subprocess.run(["cc", "-O2", "-o", program, str(source), *flags], check=True)
+        program = str(self.directory / name)
+        subprocess.run(["cc", "-O2", "-o", program, str(source), *more, *flags], check=True)
 
     # ---- processes ----
 
@@ -125,7 +133,8 @@ class Runner:
 
     def load(self, mode: str, work: Work, *options: object) -> Any:
         numbers = ["-c", work.connections, "-d", work.depth, "-s", work.size, "-i", work.idle]
-        command = [str(self.directory / "load"), mode, *map(str, [*numbers, *options])]
+        program = "tls_load" if work.over_tls else "load"
+        command = [str(self.directory / program), mode, *map(str, [*numbers, *options])]
         pipe = subprocess.PIPE
         return self.process(command, -1, stdin=pipe, stdout=pipe, stderr=pipe)
 
@@ -145,13 +154,16 @@ class Runner:
         return ["-w", self.settings.warmup, "-t", seconds, "-n", self.settings.messages]
 
     def echo_command(self, work: Work, peer: str) -> list[str]:
+        if work.over_tls:
+            return self.command(PEERS[peer].tls, cert=self.cert)
         return self.command(PEERS[peer].echo) + ["--busy"] * work.busy
 
     def measure_server(self, work: Work, peer: str) -> Sample:
         with self.server(self.echo_command(work, peer)) as (pid, port):
             before = resident(pid)
             options = ["-p", port, "-P", pid, "-g", "-I", *self.window(work)]
-            with self.load(work.kind, work, *options) as load:
+            mode = {"tls": "echo", "handshakes": "connect"}.get(work.kind, work.kind)
+            with self.load(mode, work, *options) as load:
                 wait_until_ready(load)
                 each = (resident(pid) - before) / (work.idle + work.connections)
                 sample = figures(work, finish(load, "\n"))
@@ -225,6 +237,14 @@ class Runner:
             if counts := self.count(work, peer):
                 result.counts[peer] = counts
         return result
+
+
+def make_certificate(path: Path) -> None:
+    """A certificate and its key, in one file."""
+    key = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=localhost"
+    command = ["openssl", *key.split(), "-days", "30", "-keyout", str(path)]
+    made = subprocess.run(command, check=True, capture_output=True, text=True)
+    path.write_text(path.read_text() + made.stdout)
 
 
 def wait_until_ready(load: Any) -> None:

@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["echo", "connect", "relay", "chain", "timers"]
+Kind = Literal["echo", "connect", "relay", "chain", "timers", "tls", "handshakes"]
 Command = tuple[str, ...]  # "c:NAME", a file, or a module of this package; then its arguments
 
 
@@ -18,6 +18,7 @@ class Peer:
     echo: Command = ()
     relay: Command = ()
     timers: Command = ()
+    tls: Command = ()
     chain: str = ""  # its name in chain.py
     needs: str = ""  # a module
 
@@ -28,7 +29,14 @@ class Peer:
 
 PEERS = {
     "epoll": Peer("C, bare epoll", echo=("c:epoll",)),
-    "c": Peer("C, libevent", ("c:echo",), ("c:relay", "{backend}"), ("c:timers",), "C"),
+    "c": Peer(
+        "C, libevent",
+        ("c:echo",),
+        ("c:relay", "{backend}"),
+        ("c:timers",),
+        ("c:tls_echo", "{cert}"),
+        "C",
+    ),
     "c-nodelay": Peer("C, libevent, TCP_NODELAY", ("c:echo", "-n"), ("c:relay", "-n", "{backend}")),
     "pylibevent-shipped": Peer(
         "pylibevent, the example as shipped",
@@ -40,6 +48,7 @@ PEERS = {
         ("echo_pylibevent", "plain"),
         ("relay_pylibevent", "{backend}"),
         ("timers", "pylibevent"),
+        ("echo_pylibevent", "plain", "--tls", "{cert}"),
         "pylibevent",
     ),
     "pylibevent-readlines": Peer("pylibevent, `readlines`", ("echo_pylibevent", "readlines")),
@@ -48,6 +57,7 @@ PEERS = {
         ("echo_protocol", "uvloop"),
         ("relay_protocol", "uvloop", "{backend}"),
         ("timers", "uvloop"),
+        ("echo_protocol", "uvloop", "--tls", "{cert}"),
         "uvloop",
         needs="uvloop",
     ),
@@ -57,6 +67,7 @@ PEERS = {
         ("echo_protocol", "asyncio"),
         ("relay_protocol", "asyncio", "{backend}"),
         ("timers", "asyncio"),
+        ("echo_protocol", "asyncio", "--tls", "{cert}"),
         "asyncio",
     ),
     "asyncio-streams": Peer("asyncio streams", ("echo_streams", "asyncio")),
@@ -87,8 +98,12 @@ class Work:
     left_out: tuple[str, ...] = ("c-nodelay",)
 
     @property
+    def over_tls(self) -> bool:
+        return self.kind in ("tls", "handshakes")
+
+    @property
     def peers(self) -> list[str]:
-        kind = "echo" if self.kind == "connect" else self.kind
+        kind = {"connect": "echo", "handshakes": "tls"}.get(self.kind, self.kind)
         return [
             name
             for name, peer in PEERS.items()
@@ -153,6 +168,14 @@ ALL = [
         left_out=("epoll", "c", "c-nodelay", "pylibevent-shipped"),
     ),
     *[chain(pairs, active) for pairs in (100, 1000, 9000) for active in (1, 100)],
+    Work("tls-echo-50", "TLS echo, 50 connections", "tls"),
+    Work("tls-64k", "TLS echo, 5 connections, lines of 64 KiB", "tls", connections=5, size=65536),
+    Work(
+        "tls-handshakes",
+        "TLS: connect, handshake, one line, close; 50 at a time",
+        "handshakes",
+        unit="handshakes/s",
+    ),
     Work(
         "timers",
         "100,000 timers, added and fired",
@@ -163,4 +186,6 @@ ALL = [
         lower_is_better=True,
     ),
 ]
+if importlib.util.find_spec("pylibevent._libevent_ssl") is None:
+    ALL = [work for work in ALL if not work.over_tls]
 BY_NAME = {work.name: work for work in ALL}

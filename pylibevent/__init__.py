@@ -6,6 +6,8 @@ each C struct, their methods named as the C functions less the prefix.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from . import tag, util
 from ._libevent import ffi, lib
 from ._version import __version__
@@ -113,6 +115,9 @@ from .event import (
 from .listener import Listener
 from .ratelimit import RateLimitGroup, TokenBucketConfig
 
+if TYPE_CHECKING:
+    from .bufferevent_ssl import TLSConnection, TLSContext, TLSSession
+
 __all__ = [
     "BEV_ERROR",
     "BEV_EVENT_CONNECTED",
@@ -211,6 +216,9 @@ __all__ = [
     "PtrHow",
     "RateLimitGroup",
     "Signal",
+    "TLSConnection",
+    "TLSContext",
+    "TLSSession",
     "Timer",
     "TokenBucketConfig",
     "TriggerOptions",
@@ -225,3 +233,12 @@ __all__ = [
     "util",
     "version",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The classes for TLS: OpenSSL is loaded by who uses them."""
+    if name in ("TLSConnection", "TLSContext", "TLSSession"):
+        from . import bufferevent_ssl
+
+        return getattr(bufferevent_ssl, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

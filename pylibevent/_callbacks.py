@@ -284,7 +284,7 @@ def bev_filter(slot: int, token: int, output: int, limit: int, mode: int) -> int
 def bev_finished(slot: int, token: int) -> int:
     source = (tables[slot] or table_of(slot)).get(token)
     if source is not None:
-        source.close()
+        source._finished()
     return DONE
 
 

@@ -38,7 +38,7 @@ from .constants import (
     FlushMode,
     TriggerOptions,
 )
-from .errors import CLOSED, RANGE, fail, os_error
+from .errors import CLOSED, INUSE, RANGE, fail, os_error
 from .event import EventBase
 from .ratelimit import RateLimitGroup, TokenBucketConfig, _amount, _set_or_fail
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from ._args import Args, Variadic
     from ._libevent import CData
+    from .bufferevent_ssl import TLSConnection, TLSContext, TLSSession
 
 Callback = Callable[..., object]
 Filter = Callable[[EvBuffer, EvBuffer, int, FlushMode], int]
@@ -77,6 +78,7 @@ class BufferEvent(Handle):
         "_joined",
         "_output",
         "_read",
+        "_tls",
         "_token",
         "_write",
     )
@@ -90,6 +92,7 @@ class BufferEvent(Handle):
     _joined: BufferEvent | _Filtering | None
     _output: EvBuffer | None
     _read: Callback | None
+    _tls: TLSConnection | None
     _token: int
     _write: Callback | None
 
@@ -108,7 +111,7 @@ class BufferEvent(Handle):
         self._args = ()
         self._read = self._write = self._event = None
         self._input = self._output = self._joined = None
-        self._cfg = None
+        self._cfg = self._tls = None
         self._error = 0
         self._make("bufferevent_socket_new", lib.pyle_bev_new, base._ptr, self._token)
         return self
@@ -128,15 +131,26 @@ class BufferEvent(Handle):
         set. TCP sockets get TCP_NODELAY; nodelay=False leaves them as C does.
         """
         options = _options(options)
-        taken = isinstance(fd, Socket)
-        if taken:
-            options |= BEV_OPT_CLOSE_ON_FREE
         self = cls._new(base)
+        self._open(lib.pyle_bev_socket, fd, options, nodelay, "bufferevent_socket_new")
+        return self
+
+    def _open(
+        self,
+        how: Callable[..., int],
+        fd: FileDescriptor | None,
+        options: int,
+        nodelay: bool,
+        function: str,
+        *args: CData,
+    ) -> None:
+        """how(ptr, *args, fd, options, nodelay) makes it one on a socket."""
+        if isinstance(fd, Socket):
+            options |= BEV_OPT_CLOSE_ON_FREE
         number = -1 if fd is None else fileno(fd)
-        base._table[self._token] = self
+        self._base._table[self._token] = self
         try:
-            rc = lib.pyle_bev_socket(self._ptr, number, options, bool(nodelay))
-            self._check(rc, "bufferevent_socket_new")
+            self._check(how(self._ptr, *args, number, options, bool(nodelay)), function)
             if isinstance(fd, Socket):
                 fd.detach()
         except BaseException:
@@ -144,6 +158,40 @@ class BufferEvent(Handle):
                 lib.pyle_bev_unopen(self._ptr)
             self._abandon()
             raise
+
+    @classmethod
+    def openssl_socket(
+        cls,
+        base: EventBase,
+        fd: FileDescriptor | None,
+        context: TLSContext,
+        *,
+        server_side: bool | None = None,
+        server_hostname: str | None = None,
+        session: TLSSession | None = None,
+        options: int = BEV_OPT_CLOSE_ON_FREE,
+        nodelay: bool = True,
+    ) -> Self:
+        """TLS on a stream socket, or on one that `connect` makes (bufferevent_openssl_socket_new).
+
+        The handshake starts by itself, once the socket is connected. At its end the event callback
+        is called with BEV_EVENT_CONNECTED, and `tls` has what was agreed on; or with
+        BEV_EVENT_ERROR, and `tls_error` says why. What is written before goes out after it.
+        `set_timeouts(read=...)` limits the handshake too: BEV_EVENT_TIMEOUT.
+
+        A client names the host (or address) that it wants as `server_hostname`, and may go on with
+        an earlier `session`. server_side is what the context is for. fd and nodelay are as for
+        `socket`; fd cannot be set later. OpenSSL takes records as a whole: watermarks, rate limits
+        and `max_single_read` may be exceeded by two of them (16 KiB each).
+        """
+        from .bufferevent_ssl import connection
+
+        options = _options(options)
+        self = cls._new(base)
+        tls = connection(base._ptr, self._token, context, server_side, server_hostname, session)
+        self._tls = tls
+        function = "bufferevent_openssl_socket_new"
+        self._open(lib.pyle_bev_tls_socket, fd, options, nodelay, function, tls._ptr)
         return self
 
     def _abandon(self) -> None:
@@ -211,6 +259,50 @@ class BufferEvent(Handle):
             if rc == RANGE:
                 raise ValueError("neither a filter nor what it is on can be BEV_OPT_THREADSAFE")
             self._check(rc, "bufferevent_filter_new")
+        except BaseException:
+            self._abandon()
+            raise
+        underlying._read = underlying._write = underlying._event = None
+        underlying._args = ()
+        return self
+
+    @classmethod
+    def openssl_filter(
+        cls,
+        underlying: BufferEvent,
+        context: TLSContext,
+        *,
+        server_side: bool | None = None,
+        server_hostname: str | None = None,
+        session: TLSSession | None = None,
+        options: int = 0,
+    ) -> Self:
+        """TLS on top of another one, from now on: STARTTLS (bufferevent_openssl_filter_new).
+
+        All is as for `openssl_socket` and, what becomes of `underlying`, as for `filter`. What it
+        still has to write goes out first, in clear. Input of its that nobody has read raises
+        ssl.SSLError: it came in clear, perhaps from somebody else. Timeouts count once EV_READ is
+        enabled.
+        """
+        from .bufferevent_ssl import before_the_handshake, connection
+
+        options = _options(options)
+        if not isinstance(underlying, BufferEvent):
+            raise TypeError(f"underlying must be a BufferEvent, not {type(underlying).__name__}")
+        self = cls._new(underlying._base)
+        self._tls = connection(
+            self._base._ptr, self._token, context, server_side, server_hostname, session
+        )
+        self._joined = _Filtering(underlying, None, None, options)
+        self._base._table[self._token] = self
+        try:
+            ptr, under = self._tls._ptr, underlying._ptr
+            rc = lib.pyle_bev_tls_filter(self._ptr, ptr, under, options)
+            if rc == INUSE:
+                raise before_the_handshake()
+            if rc == RANGE:
+                raise ValueError("neither a filter nor what it is on can be BEV_OPT_THREADSAFE")
+            self._check(rc, "bufferevent_openssl_filter_new")
         except BaseException:
             self._abandon()
             raise
@@ -313,6 +405,15 @@ class BufferEvent(Handle):
         else:
             self._read = self._write = self._event = None
             self._args = ()
+            if isinstance(self._joined, _Filtering):
+                self._joined.timeout = timeout
+
+    def _finished(self) -> None:
+        """close_after_write() has nothing to wait for any more."""
+        below, joined = self._owned(), self._joined
+        self._close()
+        if below is not None and not below.closed and isinstance(joined, _Filtering):
+            below.close_after_write(joined.timeout)
 
     def _close_with_base(self, _token: int) -> None:
         lib.pyle_bev_close(self._ptr, 1)
@@ -573,6 +674,35 @@ class BufferEvent(Handle):
             return None
         return gaierror(code, str(ffi.string(lib.evutil_gai_strerror(code)), "ascii"))
 
+    # ---- TLS ----
+
+    @property
+    def tls(self) -> TLSConnection | None:
+        """What the TLS handshake has come to (bufferevent_openssl_get_ssl); None before its end,
+        and without TLS."""
+        tls = self._tls
+        return tls if tls is not None and tls._connected else None
+
+    @property
+    def tls_error(self) -> Exception | None:
+        """What OpenSSL said about the last BEV_EVENT_ERROR, as `ssl` has it: an ssl.SSLError, for a
+        certificate ssl.SSLCertVerificationError, for a connection that ended without a close_notify
+        ssl.SSLEOFError (bufferevent_get_openssl_error). None if it said nothing: see `error`."""
+        return None if self._tls is None else self._tls._failure()
+
+    @property
+    def allow_dirty_shutdown(self) -> bool:
+        """Whether a connection that ends without a close_notify, which an attacker may have cut
+        off, is BEV_EVENT_EOF and not BEV_EVENT_ERROR (bufferevent_openssl_get_allow_dirty_shutdown,
+        bufferevent_openssl_set_allow_dirty_shutdown)."""
+        return self._tls is not None and self._tls._dirty()
+
+    @allow_dirty_shutdown.setter
+    def allow_dirty_shutdown(self, allow: bool) -> None:
+        if self._tls is None:
+            raise ValueError("allow_dirty_shutdown is for TLS")
+        self._tls._dirty(bool(allow))
+
     # ---- locking ----
 
     def lock(self) -> AbstractContextManager[BufferEvent]:
@@ -675,7 +805,9 @@ class BufferEvent(Handle):
 class _Filtering:
     """What a filter has that other bufferevents have not."""
 
-    __slots__ = ("input_filter", "output_filter", "owns", "underlying")
+    __slots__ = ("input_filter", "output_filter", "owns", "timeout", "underlying")
+
+    timeout: Seconds | None
 
     def __init__(
         self,

@@ -71,7 +71,8 @@ SAME = {
 # Why a function has no method, by a pattern of its header and name. The first that fits counts.
 REASONS = {
     r"event2/\w+_compat.h .*": OLD,
-    r"event2/(dns|http|bufferevent_ssl).h .*": PLANNED,
+    r"event2/(dns|http).h .*": PLANNED,
+    r".* bufferevent_ssl_renegotiate": "TLS 1.3 has no renegotiation, and in 1.2 it is an attack",
     r".* evtag_init": "it does nothing",
     r".* evutil_timer\w+": "sums and comparisons of floats do it",
     r".* event_gettime_monotonic": "util.gettime_monotonic() and time.monotonic() do it",

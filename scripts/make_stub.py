@@ -188,7 +188,7 @@ SSL = '''\
 
 from typing import Final, type_check_only
 
-from ._libevent import _FFI, CData
+from ._libevent import _FFI, CData, _Array, _Chars
 from ._libevent import _Lib as _Main
 
 '''

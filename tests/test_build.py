@@ -123,8 +123,8 @@ def test_every_cdef_file_and_source_is_in_the_build() -> None:
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
     cffi = ROOT / "pylibevent" / "_cffi"
-    assert {*build.HEADERS, "bufferevent_ssl"} == {path.stem for path in cffi.glob("cdef/*")}
-    assert set(build.SOURCES) == {path.stem for path in cffi.glob("src/*.c")}
+    assert {*build.HEADERS, *build.HEADERS_SSL} == {path.stem for path in cffi.glob("cdef/*")}
+    assert {*build.SOURCES, *build.SOURCES_SSL} == {path.stem for path in cffi.glob("src/*.c")}
 
 
 def test_the_sdist_is_whole(sdist: Path) -> None:

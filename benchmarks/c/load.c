@@ -16,6 +16,8 @@
  * "ready", waits for a line, and keeps all connections until stdin ends. -I: counts the user
  * instructions of PID's first thread as well.
  *
+ * Compiled with -DTLS all of it goes over TLS, and a connection begins with a whole handshake.
+ *
  * One JSON object on stdout. An answer with one wrong byte ends the program with status 1. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -36,6 +38,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef TLS
+#include <fcntl.h>
+#include <openssl/ssl.h>
+static SSL_CTX *tls;
+#endif
+
 #define PREFIX "Client msg "
 #define CONNECTING 64 /* not answered yet: fewer than any server's backlog */
 #define SOURCES 200 /* addresses, with ports of their own: TIME_WAIT does not use them up */
@@ -55,6 +63,9 @@ struct conn {
     size_t sent, got;
     uint64_t start;
     long exchanges;
+#ifdef TLS
+    SSL *ssl;
+#endif
 };
 
 static enum mode mode;
@@ -193,12 +204,70 @@ static void watch(struct conn *c, int how, uint32_t events)
         die_errno("epoll_ctl");
 }
 
+#ifdef TLS
+/* As send() and recv(): errno is EAGAIN, and ENODATA if it has to read before it can write. */
+static ssize_t told(struct conn *c, int n)
+{
+    if (n <= 0)
+        switch (SSL_get_error(c->ssl, n)) {
+        case SSL_ERROR_WANT_READ: errno = ENODATA; return -1;
+        case SSL_ERROR_WANT_WRITE: errno = EAGAIN; return -1;
+        case SSL_ERROR_ZERO_RETURN: return 0;
+        default: die("TLS has failed");
+        }
+    return n;
+}
+
+static ssize_t put(struct conn *c, const char *data, size_t n)
+{
+    return told(c, SSL_write(c->ssl, data, (int)n));
+}
+
+static ssize_t get(struct conn *c, size_t most)
+{
+    ssize_t n = told(c, SSL_read(c->ssl, buffer, (int)most));
+
+    if (n < 0)
+        errno = EAGAIN;
+    return n;
+}
+
+static void start_tls(struct conn *c)
+{
+    fcntl(c->fd, F_SETFL, O_NONBLOCK);
+    c->ssl = SSL_new(tls);
+    if (!c->ssl || !SSL_set_fd(c->ssl, c->fd))
+        die("no memory");
+    SSL_set_connect_state(c->ssl);
+}
+
+static void stop_tls(struct conn *c)
+{
+    SSL_free(c->ssl);
+    c->ssl = NULL;
+}
+#else
+static ssize_t put(struct conn *c, const char *data, size_t n)
+{
+    return send(c->fd, data, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static ssize_t get(struct conn *c, size_t most)
+{
+    return recv(c->fd, buffer, most, MSG_DONTWAIT);
+}
+
+#define start_tls(c) ((void)(c))
+#define stop_tls(c) ((void)(c))
+#endif
+
 static void flush_out(struct conn *c)
 {
     while (c->sent < request_size) {
-        ssize_t n = send(c->fd, c->request + c->sent, request_size - c->sent,
-                         MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n = put(c, c->request + c->sent, request_size - c->sent);
 
+        if (n < 0 && errno == ENODATA)
+            return;
         if (n < 0) {
             if (errno != EAGAIN)
                 die_errno("send");
@@ -250,6 +319,7 @@ static void open_one(struct conn *c)
     if (connect(c->fd, (struct sockaddr *)&address, sizeof(address)) < 0)
         die_errno("connect");
     set_up(c);
+    start_tls(c);
     ++under_way;
     start_exchange(c);
 }
@@ -297,6 +367,7 @@ static void answered(struct conn *c)
         ++first_answered;
     --under_way;
     if (mode == CONNECT) {
+        stop_tls(c);
         close(c->fd);
         c->fd = -1;
     }
@@ -314,7 +385,7 @@ static void answered(struct conn *c)
     }
 }
 
-static void on_readable(struct conn *c)
+static int on_readable(struct conn *c)
 {
     int discard = mode == RELAY && c->exchanges >= LOOK_AT;
     size_t left = answer_size - c->got;
@@ -323,10 +394,10 @@ static void on_readable(struct conn *c)
     if (discard) /* TCP drops what it would have copied: the load is not what is measured */
         n = recv(c->fd, NULL, left, MSG_TRUNC | MSG_DONTWAIT);
     else
-        n = recv(c->fd, buffer, sizeof(buffer), MSG_DONTWAIT);
+        n = get(c, sizeof(buffer));
     if (n < 0) {
         if (errno == EAGAIN)
-            return;
+            return 0;
         die_errno("recv");
     }
     if (n == 0)
@@ -336,8 +407,10 @@ static void on_readable(struct conn *c)
     if (!discard && memcmp(buffer, c->expected + c->got, (size_t)n) != 0)
         die("a wrong answer");
     c->got += (size_t)n;
-    if (c->got == answer_size)
-        answered(c);
+    if (c->got < answer_size)
+        return 1;
+    answered(c);
+    return 0;
 }
 
 /* ---- the run ---- */
@@ -363,6 +436,13 @@ static void turn(void)
             accept_backend();
             continue;
         }
+#ifdef TLS
+        if (c->sent < request_size) /* the handshake waits for what there is to read */
+            flush_out(c);
+        while (c->sent == request_size && on_readable(c))
+            ; /* what is left of a record would not wake us */
+        continue;
+#endif
         if (events[i].events & EPOLLOUT)
             flush_out(c);
         if (events[i].events & (EPOLLIN | EPOLLERR | EPOLLHUP))
@@ -506,6 +586,11 @@ int main(int argc, char **argv)
     signal(SIGALRM, on_alarm);
     alarm((unsigned)(warmup + seconds + 60));
 
+#ifdef TLS
+    tls = SSL_CTX_new(TLS_client_method());
+    if (!tls)
+        die("no memory");
+#endif
     epoll = epoll_create1(0);
     conns = calloc((size_t)(nconns + nidle), sizeof(*conns));
     samples = malloc(SAMPLES * sizeof(*samples));

@@ -14,6 +14,7 @@ def arguments(*more: str) -> argparse.Namespace:
     for name in more:
         parser.add_argument(name, type=int)
     parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--tls", metavar="cert.pem")
     return parser.parse_args()
 
 

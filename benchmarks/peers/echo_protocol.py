@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 from benchmarks.peers import aio, announce, answers, keep_busy
 
@@ -19,8 +20,13 @@ class Echo(aio.Paused):
             self.transport.write(answers(lines))
 
 
-async def main(busy: bool) -> None:
-    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
+async def main(busy: bool, cert: str | None) -> None:
+    context = None
+    if cert:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Echo, "127.0.0.1", 0, ssl=context)
     announce(server.sockets[0].getsockname()[1])
     if busy:
         keep_busy()
@@ -29,4 +35,4 @@ async def main(busy: bool) -> None:
 
 if __name__ == "__main__":
     given = aio.arguments()
-    aio.run(given.loop, main(given.busy))
+    aio.run(given.loop, main(given.busy, given.tls))

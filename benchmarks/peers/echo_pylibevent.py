@@ -7,12 +7,14 @@ from typing import Any
 
 from benchmarks.peers import announce, answers, keep_busy
 from pylibevent import (
+    BEV_EVENT_CONNECTED,
     EV_READ,
     EVBUFFER_EOL_LF,
     BufferEvent,
     BufferEventFlags,
     EventBase,
     Listener,
+    TLSContext,
 )
 
 
@@ -27,19 +29,26 @@ def on_read_all(bev: BufferEvent) -> None:
         bev.write(answers(lines))
 
 
-def on_event(bev: BufferEvent, _what: BufferEventFlags) -> None:
-    bev.close()
+def on_event(bev: BufferEvent, what: BufferEventFlags) -> None:
+    if what != BEV_EVENT_CONNECTED:
+        bev.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("form", choices=["plain", "readlines"])
     parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--tls", metavar="cert.pem")
     given = parser.parse_args()
     on_read = on_read_plain if given.form == "plain" else on_read_all
 
+    context = TLSContext.server(given.tls) if given.tls else None
+
     def on_accept(_listener: Listener, fd: int, _address: Any) -> None:
-        bev = BufferEvent.socket(base, fd)
+        if context is None:
+            bev = BufferEvent.socket(base, fd)
+        else:
+            bev = BufferEvent.openssl_socket(base, fd, context)
         bev.setcb(on_read, None, on_event)
         bev.enable(EV_READ)
 

@@ -73,6 +73,9 @@ from pylibevent import (
     RateLimitGroup,
     Signal,
     Timer,
+    TLSConnection,
+    TLSContext,
+    TLSSession,
     TokenBucketConfig,
     TriggerOptions,
     ffi,
@@ -431,6 +434,24 @@ def use_tag() -> None:
         tag.consume(buffer)
     except tag.IncompleteTag as error:
         print(error)
+
+
+def use_tls() -> None:
+    try:
+        context = TLSContext.client()
+    except ImportError:  # built without OpenSSL
+        return
+    context.set_alpn_protocols(["h2"])
+    with EventBase() as base:
+        bev = BufferEvent.openssl_socket(base, None, context, server_hostname="localhost")
+        tls: TLSConnection | None = bev.tls
+        if tls is not None:
+            session: TLSSession | None = tls.session
+            text: str = tls.version
+            print(text, tls.cipher, session)
+        error: Exception | None = bev.tls_error
+        bev.allow_dirty_shutdown = error is None
+        bev.close()
 
 
 def use_versions() -> None:

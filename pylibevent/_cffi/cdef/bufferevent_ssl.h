@@ -2,8 +2,10 @@
 
 typedef struct ssl_st SSL;
 typedef struct ssl_ctx_st SSL_CTX;
+typedef struct ssl_session_st SSL_SESSION;
 
 const char *OpenSSL_version(int type);
+int SSL_CTX_get_verify_mode(const SSL_CTX *ctx);
 
 enum bufferevent_ssl_state { BUFFEREVENT_SSL_OPEN, BUFFEREVENT_SSL_CONNECTING,
     BUFFEREVENT_SSL_ACCEPTING, ... };

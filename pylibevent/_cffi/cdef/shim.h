@@ -9,6 +9,9 @@ struct pyle_listener;
 struct pyle_limit;
 struct pyle_group;
 struct pyle_segment;
+struct pyle_tls;
+struct pyle_tls_hooks;
+struct pyle_tls_services;
 
 /* What a call counts for Python stands in memory that Python has made before it, and whose end gives
  * it back: a signal handler's exception may come in as soon as the call is over. */
@@ -195,6 +198,9 @@ int pyle_bev_socket(struct pyle_bev *, int fd, int options, int nodelay);
 void pyle_bev_unopen(struct pyle_bev *);                       /* fd is the caller's again */
 int pyle_bev_pair(struct pyle_bev *, struct pyle_bev *, int options);
 int pyle_bev_filter(struct pyle_bev *, struct pyle_bev *under, int filters, int options);
+int pyle_bev_tls_socket(struct pyle_bev *, struct pyle_tls *, int fd, int options, int nodelay);
+int pyle_bev_tls_filter(struct pyle_bev *, struct pyle_tls *, struct pyle_bev *under, int options);
+const struct pyle_tls_services *pyle_set_tls_hooks(const struct pyle_tls_hooks *);
 int pyle_bev_borrow(struct pyle_bev *, struct bufferevent *);
 int pyle_bev_close(struct pyle_bev *, int by_base);
 /* timeout: for writing, -1: as it is. 1: nothing to wait for, close it */

@@ -162,13 +162,32 @@ static int viewed(struct pyle_buf *b)
     return b && __atomic_load_n(&b->exports, __ATOMIC_ACQUIRE) > 0;
 }
 
+static const struct pyle_tls_hooks *tls_hooks;
+
+/* libevent would wait for the rest of a handshake no more. */
+static int switch_off(struct pyle_bev *pv, struct bufferevent *bev, short what)
+{
+    if (!pv->shaking)
+        return bufferevent_disable(bev, what);
+    bev->enabled &= (short)~what;
+    return 0;
+}
+
+/* What is left in the SSL has been read from the socket: nothing would wake the loop for it. */
+static void read_what_is_left(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    if (pv->tls && pv->is_socket && !pv->shaking && (bev->enabled & EV_READ) &&
+        tls_hooks->pending(pv->tls))
+        event_active(&bev->ev_read, EV_READ, 1);
+}
+
 void pyle_bev_hold(struct pyle_bev *pv, struct bufferevent *bev, short what)
 {
     short on = (short)(bufferevent_get_enabled(bev) & what);
 
     if (on) {
         pv->held |= on;
-        bufferevent_disable(bev, on);
+        switch_off(pv, bev, on);
     }
 }
 
@@ -236,6 +255,7 @@ void pyle_bev_resume(struct pyle_bev *pv)
             bufferevent_trigger_event(bev, BEV_EVENT_ERROR | on_of(on), BEV_TRIG_DEFER_CALLBACKS);
         }
         stop_idle_timeout(pv, bev);
+        read_what_is_left(pv, bev);
         pv->stalled |= on;
     }
     if (pv->under)
@@ -289,6 +309,7 @@ void pyle_bev_resume_soon(struct pyle_bev *pv)
 /* ---- trampolines ---- */
 
 static void on_read(struct bufferevent *bev, void *arg);
+static void on_under_read(struct bufferevent *bev, void *arg);
 static void on_write(struct bufferevent *bev, void *arg);
 static void on_bev_event(struct bufferevent *bev, short what, void *arg);
 static int set_timeouts(struct bufferevent *bev, const struct timeval *read,
@@ -375,7 +396,7 @@ static int must_linger(struct pyle_bev *pv, struct bufferevent *bev)
         return 0;
     shutdown(fd, SHUT_WR);
     pv->finishing = 3;
-    pv->discard = 1 << 18;
+    pv->discard = 1 << 24;
     evbuffer_drain(input, evbuffer_get_length(input));
     pyle_bev_unlimit(pv, bev);
     bufferevent_setcb(bev, on_discard, NULL, on_bev_event, pv);
@@ -412,13 +433,23 @@ void pyle_bev_written(struct pyle_bev *pv, struct bufferevent *bev)
         bufferevent_trigger(bev, EV_WRITE, BEV_TRIG_DEFER_CALLBACKS);
 }
 
+/* The end of a TLS stream is told. 0: the socket takes nothing now, and on_tls_written() asks again. */
+static int told_the_end(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    if (!pv->tls || pv->shaking || tls_hooks->notify(pv->tls) || !pv->is_socket)
+        return 1;
+    pv->finishing = 1;
+    event_add(&bev->ev_write, evutil_timerisset(&bev->timeout_write) ? &bev->timeout_write : NULL);
+    return 0;
+}
+
 static void on_write(struct bufferevent *bev, void *arg)
 {
     struct pyle_bev *pv = arg;
 
     if (pv->finishing) {
         if (pv->finishing == 1 && evbuffer_get_length(bufferevent_get_output(bev)) == 0 &&
-            !must_linger(pv, bev))
+            told_the_end(pv, bev) && !must_linger(pv, bev))
             finish_now(pv);
         return;
     }
@@ -428,11 +459,156 @@ static void on_write(struct bufferevent *bev, void *arg)
     leave_callback(pv, bev, pyle_py_bev_write(pv->pb->slot, pv->token), EV_WRITE, 0);
 }
 
+/* ---- TLS ---- */
+
+#define MOST_AHEAD 49152
+
+static event_callback_fn tls_reads, tls_writes;
+
+/* A full input or a rate limit, or the end of a record, has stopped libevent. */
+static void read_ahead(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    struct evbuffer *input = bufferevent_get_input(bev);
+    size_t before = pv->seen;
+    int limited = bev->wm_read.high || pv->limit || pv->group || (pv->capped & EV_READ);
+
+    if ((bev->enabled & EV_READ) &&
+        tls_hooks->take(pv->tls, input, limited ? 0 : MOST_AHEAD) < 0 && pv->bev == bev)
+        event_active(&bev->ev_read, EV_READ, 1); /* libevent is to meet that error, too */
+    if (pv->bev == bev && evbuffer_get_length(input) > before)
+        bufferevent_trigger(bev, EV_READ, 0);
+}
+
+/* Whose it is, though a filter on it may have its callbacks. */
+static struct pyle_bev *tls_behind(struct bufferevent *bev)
+{
+    return bev->readcb == on_under_read ? ((struct pyle_bev *)bev->cbarg)->under
+                                        : pyle_bev_behind(bev);
+}
+
+static void on_tls_written(struct bufferevent *bev)
+{
+    struct pyle_bev *pv = tls_behind(bev);
+
+    if (!pv || !pv->tls || pv->bev != bev)
+        return;
+    if (pv->finishing == 1)
+        on_write(bev, pv);
+    else if (evbuffer_get_length(bufferevent_get_output(bev)) > 0 && !IS_ARMED(&bev->ev_write) &&
+             (bev->enabled & EV_WRITE))
+        bufferevent_enable(bev, EV_WRITE); /* write_soon() has not armed it */
+}
+
+/* What a callback writes goes out when the callbacks that are due are over: an event that is active
+ * is not armed by libevent, which costs three system calls. */
+static void write_soon(struct pyle_bev *pv, struct bufferevent *bev, size_t n)
+{
+    if (pv->tls && pv->is_socket && !pv->shaking && n > 0 && pyle_here == pv->pb && pyle_depth > 0 &&
+        (bev->enabled & EV_WRITE) && evbuffer_get_length(bufferevent_get_output(bev)) == 0 &&
+        !IS_ARMED(&bev->ev_write))
+        event_active(&bev->ev_write, EV_WRITE, 1);
+}
+
+static void on_end_of_tls(struct bufferevent *bev, short what, void *arg)
+{
+    struct pyle_bev *pv = arg;
+
+    if (pv->bev != bev)
+        pv = pv->under;
+    pv->end_error = EVUTIL_SOCKET_ERROR();
+    pv->end |= what;
+}
+
+static void on_tls_readable(evutil_socket_t fd, short what, void *arg)
+{
+    struct bufferevent *bev = arg;
+
+    struct pyle_bev *pv;
+    bufferevent_data_cb read;
+    bufferevent_event_cb event;
+    short end;
+
+    bufferevent_incref(bev);
+    bufferevent_lock(bev);
+    pv = tls_behind(bev);
+    if (!pv || !pv->tls) {
+        tls_reads(fd, what, arg);
+    } else {
+        /* One call for all there is, and the end after it, where libevent tells the end first. */
+        __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
+        pv->seen = evbuffer_get_length(bufferevent_get_input(bev));
+        read = bev->readcb;
+        event = bev->errorcb;
+        bev->readcb = NULL;
+        bev->errorcb = on_end_of_tls;
+        tls_reads(fd, what, arg);
+        if (bev->errorcb == on_end_of_tls) { /* a callback of the input's has set no others */
+            bev->readcb = read;
+            bev->errorcb = event;
+        }
+        end = pv->end;
+        pv->end = 0;
+        if (pv->bev == bev && (what & EV_READ))
+            read_ahead(pv, bev);
+        if (end && pv->bev == bev && bev->errorcb) {
+            EVUTIL_SET_SOCKET_ERROR(pv->end_error);
+            bev->errorcb(bev, end, bev->cbarg);
+        }
+        pyle_bev_unref(pv);
+    }
+    bufferevent_unlock(bev);
+    bufferevent_decref(bev);
+}
+
+static void on_tls_writable(evutil_socket_t fd, short what, void *arg)
+{
+    struct bufferevent *bev = arg;
+
+    bufferevent_incref(bev);
+    bufferevent_lock(bev);
+    tls_writes(fd, what, arg);
+    on_tls_written(bev);
+    bufferevent_unlock(bev);
+    bufferevent_decref(bev);
+}
+
+static void hook_tls(struct event *ev, event_callback_fn ours, event_callback_fn *theirs,
+                     struct bufferevent *bev)
+{
+    if (event_get_callback(ev) == ours || event_get_callback_arg(ev) != bev)
+        return;
+    *theirs = event_get_callback(ev);
+    ev->ev_evcallback.evcb_cb_union.evcb_callback = ours;
+}
+
+/* Has OpenSSL's part of it looked at first; what it comes to is told, 0: nothing. */
+static short on_tls_event(struct pyle_bev *pv, struct bufferevent *bev, short what, int *error)
+{
+    what = (short)tls_hooks->event(pv->tls, bev, what, *error);
+    if ((what & BEV_EVENT_ERROR) == 0)
+        *error = 0;
+    if (what & BEV_EVENT_CONNECTED) {
+        pv->shaking = 0;
+        if (pv->is_socket) {
+            hook_tls(&bev->ev_read, on_tls_readable, &tls_reads, bev);
+            hook_tls(&bev->ev_write, on_tls_writable, &tls_writes, bev);
+            read_what_is_left(pv, bev);
+        }
+        if (!(bev->enabled & EV_READ))
+            bufferevent_disable(bev, EV_READ); /* the handshake had it read */
+    }
+    if ((what & BEV_EVENT_TIMEOUT) && (what & (BEV_EVENT_READING | BEV_EVENT_WRITING)))
+        bufferevent_disable(bev, what & BEV_EVENT_READING ? EV_READ : EV_WRITE);
+    return what;
+}
+
 static void on_bev_event(struct bufferevent *bev, short what, void *arg)
 {
     struct pyle_bev *pv = arg;
     int error = what & BEV_EVENT_ERROR ? EVUTIL_SOCKET_ERROR() : 0;
 
+    if (pv->tls && !(what = on_tls_event(pv, bev, what, &error)))
+        return;
     if (pv->finishing) {
         if (pv->finishing == 3 || (pv->finishing == 1 && (what & (BEV_EVENT_ERROR | BEV_EVENT_TIMEOUT |
                                                                   BEV_EVENT_WRITING))))
@@ -445,6 +621,11 @@ static void on_bev_event(struct bufferevent *bev, short what, void *arg)
 }
 
 /* ---- opening ---- */
+
+static int slot_of(struct pyle_base *pb)
+{
+    return pb->slot;
+}
 
 static int set_nodelay(int fd)
 {
@@ -496,9 +677,63 @@ void pyle_bev_unopen(struct pyle_bev *pv)
 {
     int fd = pv->bev ? bufferevent_getfd(pv->bev) : -1;
 
-    if (fd >= 0 && pyle_bev_setfd(pv, -1, 0) == 0 && fd == pyle_accepted)
+    if (pv->tls && pv->is_socket) {
+        pv->options &= ~BEV_OPT_CLOSE_ON_FREE;
+        if (fd >= 0 && fd == pyle_accepted)
+            pyle_accepting = fd;
+    } else if (fd >= 0 && pyle_bev_setfd(pv, -1, 0) == 0 && fd == pyle_accepted) {
         pyle_accepting = fd;
+    }
     pyle_bev_close(pv, 0);
+}
+
+const struct pyle_tls_services *pyle_set_tls_hooks(const struct pyle_tls_hooks *hooks)
+{
+    static const struct pyle_tls_services services = {pyle_before, pyle_after, pyle_raise, slot_of};
+
+    tls_hooks = hooks;
+    return &services;
+}
+
+/* libevent is not told to close the descriptor or to free the SSL: it does both late, and wrong
+ * where it fails. */
+int pyle_bev_tls_socket(struct pyle_bev *pv, struct pyle_tls *tls, int fd, int options, int nodelay)
+{
+    struct pyle_store store;
+    int rc = pyle_enter_base(pv->pb);
+
+    if (rc < 0)
+        return rc;
+    if (pyle_store_fill(&store, 8, 1024) < 0) {
+        pyle_leave_base(pv->pb);
+        return PYLE_NOMEM;
+    }
+    if (!(options & BEV_OPT_THREADSAFE) && pyle_elsewhere(pv->pb)) {
+        rc = PYLE_THREAD;
+    } else if (fd >= pv->pb->fd_limit) {
+        rc = PYLE_RANGE;
+    } else if (fd >= 0 && (rc = pyle_fd_waits(pv->pb, fd)) < 0) {
+        ; /* nothing would ever happen */
+    } else if (fd >= 0 && evutil_make_socket_nonblocking(fd) < 0) {
+        rc = pyle_failed();
+    } else if (!(pv->bev = tls_hooks->open(tls, pv->pb->base, fd, NULL,
+                                           options & ~BEV_OPT_CLOSE_ON_FREE))) {
+        rc = PYLE_NOMEM;
+    } else {
+        pv->tls = tls;
+        pv->is_socket = pv->plain = pv->shaking = 1;
+        pv->options = options;
+        pv->nodelay = nodelay;
+        bufferevent_setcb(pv->bev, NULL, NULL, on_bev_event, pv);
+        if (nodelay && fd >= 0)
+            set_nodelay(fd);
+        if (pyle_accepting == fd)
+            pyle_accepting = -1;
+        pyle_note_priority(pv->pb, bufferevent_get_priority(pv->bev));
+    }
+    pyle_store_close(&store);
+    pyle_leave_base(pv->pb);
+    return rc;
 }
 
 int pyle_bev_pair(struct pyle_bev *a, struct pyle_bev *b, int options)
@@ -653,6 +888,18 @@ static int waits(struct pyle_bev *pv, struct bufferevent *bev)
             !(bufferevent_get_enabled(pv->bev) & EV_READ));
 }
 
+static void on_under_write(struct bufferevent *bev, void *arg);
+static void on_under_event(struct bufferevent *bev, short what, void *arg);
+
+/* Ours around libevent's; TLS sets others when the handshake is over. */
+static void wrap_callbacks(struct pyle_bev *pv, struct bufferevent *under)
+{
+    if (under->readcb == on_under_read)
+        return;
+    bufferevent_getcb(under, &pv->base_read, &pv->base_write, &pv->base_event, &pv->base_arg);
+    bufferevent_setcb(under, on_under_read, on_under_write, on_under_event, pv);
+}
+
 /* What libevent's filter has set as the callbacks of what it is on, with ours around it: once a
  * filter is closed nothing comes, though libevent may still be in the middle of one of these. */
 static void on_under_read(struct bufferevent *bev, void *arg)
@@ -666,10 +913,12 @@ static void on_under_read(struct bufferevent *bev, void *arg)
         return;
     __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
     bufferevent_incref(filter);
-    if (!(bufferevent_get_enabled(filter) & EV_READ))
+    if (!pv->tls && !(bufferevent_get_enabled(filter) & EV_READ))
         bufferevent_disable(filter, EV_READ); /* an older filter's end has let it read */
-    pv->base_read(bev, pv->base_arg);
+    if (!pv->tls || !stalls(pv, EV_READ))
+        pv->base_read(bev, pv->base_arg);
     if (pv->bev && under->bev) {
+        wrap_callbacks(pv, bev);
         if (is_full(bev) && evbuffer_get_length(bufferevent_get_input(bev)) >= before) {
             under->stuck = 1; /* as in on_read */
             pyle_bev_hold(under, bev, EV_READ);
@@ -692,17 +941,24 @@ static void on_under_write(struct bufferevent *bev, void *arg)
 
     if (!filter)
         return;
+    __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
     bufferevent_incref(filter);
-    pv->base_write(bev, pv->base_arg);
+    if (!pv->tls || !stalls(pv, EV_WRITE))
+        pv->base_write(bev, pv->base_arg);
+    if (pv->bev && pv->under->bev)
+        wrap_callbacks(pv, bev);
     bufferevent_decref(filter);
+    pyle_bev_unref(pv);
 }
 
 static void on_under_event(struct bufferevent *bev, short what, void *arg)
 {
     struct pyle_bev *pv = arg;
+    int error = what & BEV_EVENT_ERROR ? EVUTIL_SOCKET_ERROR() : 0;
 
-    if (!pv->bev)
+    if (!pv->bev || (pv->under->tls && !(what = on_tls_event(pv->under, bev, what, &error))))
         return;
+    EVUTIL_SET_SOCKET_ERROR(error);
     if ((what & BEV_EVENT_EOF) && waits(pv, bev)) {
         pv->end = what;
         pv->stalled |= EV_READ;
@@ -712,8 +968,9 @@ static void on_under_event(struct bufferevent *bev, short what, void *arg)
 }
 
 static int filter_on(struct pyle_bev *pv, struct pyle_bev *under, struct bufferevent *bev,
-                     int options)
+                     struct pyle_tls *tls, int options)
 {
+    const int theirs = (options & ~BEV_OPT_CLOSE_ON_FREE) | BEV_OPT_DEFER_CALLBACKS;
     struct pyle_store store;
 
     if ((options | under->options) & BEV_OPT_THREADSAFE)
@@ -726,12 +983,13 @@ static int filter_on(struct pyle_bev *pv, struct pyle_bev *under, struct buffere
      * more from never coming back. */
     if (pyle_store_fill(&store, 8, 1024) < 0)
         return PYLE_NOMEM;
-    pv->bev = bufferevent_filter_new(bev, on_filter_input, on_filter_output,
-                                     (options & ~BEV_OPT_CLOSE_ON_FREE) | BEV_OPT_DEFER_CALLBACKS,
-                                     NULL, pv);
+    pv->bev = tls ? tls_hooks->open(tls, pv->pb->base, -1, bev, theirs)
+                  : bufferevent_filter_new(bev, on_filter_input, on_filter_output, theirs, NULL, pv);
     pyle_store_close(&store);
     if (!pv->bev)
         return PYLE_NOMEM;
+    pv->tls = tls;
+    pv->shaking = pv->plain = tls != NULL;
     pv->options = options;
     pv->under = under;
     __atomic_add_fetch(&under->refs, 1, __ATOMIC_RELAXED);
@@ -739,9 +997,10 @@ static int filter_on(struct pyle_bev *pv, struct pyle_bev *under, struct buffere
     not_dry(under);
     under->held = under->refused = under->missed = under->forced = 0;
     under->stuck = 0;
-    bufferevent_getcb(bev, &pv->base_read, &pv->base_write, &pv->base_event, &pv->base_arg);
-    bufferevent_setcb(bev, on_under_read, on_under_write, on_under_event, pv);
-    bufferevent_setcb(pv->bev, NULL, on_write, NULL, pv);
+    wrap_callbacks(pv, bev);
+    bufferevent_setcb(pv->bev, NULL, on_write, tls ? on_bev_event : NULL, pv);
+    if (tls)
+        push(pv, EV_WRITE); /* a client begins */
     pyle_note_priority(pv->pb, bufferevent_get_priority(pv->bev));
     return 0;
 }
@@ -757,6 +1016,8 @@ static void leave_under(struct pyle_bev *pv, struct bufferevent *bev)
     under->over = NULL;
     if (under->bev)
         bufferevent_setcb(under->bev, NULL, NULL, NULL, NULL);
+    if (pv->tls)
+        return;
     bufferevent_set_timeouts(bev, NULL, NULL);
     bufferevent_setwatermark(bev, EV_READ, 0, 0);
     bufferevent_enable(bev, EV_READ);
@@ -796,7 +1057,23 @@ int pyle_bev_filter(struct pyle_bev *pv, struct pyle_bev *under, int filters, in
         return rc;
     sync = pyle_sync_enter();
     pv->filters = (short)filters;
-    rc = filter_on(pv, under, u.bev, options);
+    rc = filter_on(pv, under, u.bev, NULL, options);
+    pyle_bev_end(under, &u);
+    return (int)pyle_sync_leave(sync, rc);
+}
+
+int pyle_bev_tls_filter(struct pyle_bev *pv, struct pyle_tls *tls, struct pyle_bev *under,
+                        int options)
+{
+    struct pyle_use u;
+    int sync, rc = begin_settled(under, &u, 0);
+
+    if (rc < 0)
+        return rc;
+    sync = pyle_sync_enter();
+    /* Whoever sent these before TLS began may not be who it is sealed with. */
+    rc = evbuffer_get_length(bufferevent_get_input(u.bev)) > 0
+             ? PYLE_INUSE : filter_on(pv, under, u.bev, tls, options);
     pyle_bev_end(under, &u);
     return (int)pyle_sync_leave(sync, rc);
 }
@@ -835,6 +1112,7 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
     struct bufferevent *bev;
     struct pyle_bev *partner;
     struct pyle_buf *input, *output;
+    struct pyle_tls *tls;
     int rc, fd = -1, sync, ours;
 
     while ((rc = begin(pv, &u, 1)) == PYLE_THREAD && by_base)
@@ -877,7 +1155,14 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
             leave_under(pv, bev);
     }
     pyle_bev_unlimit(pv, bev);
-    if (pv->is_socket && !pv->borrowed && !pyle_elsewhere(pv->pb)) {
+    tls = pv->tls;
+    pv->tls = NULL;
+    if (tls) {
+        fd = pv->is_socket ? bufferevent_getfd(bev) : -1;
+        tls_hooks->leave(tls);
+        if (!(pv->options & BEV_OPT_CLOSE_ON_FREE) && !pv->own_fd)
+            fd = -1;
+    } else if (pv->is_socket && !pv->borrowed && !pyle_elsewhere(pv->pb)) {
         /* libevent closes the descriptor when the loop comes round; the peer should know now.
          * (With the loop in another thread, that thread may be about to read from it.) */
         fd = bufferevent_getfd(bev);
@@ -894,6 +1179,8 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
         pv->doomed = bev; /* end frees it, or the last other call's end */
     else
         bufferevent_free(bev);
+    if (tls)
+        tls_hooks->release(tls);
     if (partner) {
         if (partner->finishing == 1)
             finish_now(partner); /* what it has to write has nowhere to go */
@@ -901,6 +1188,27 @@ int pyle_bev_close(struct pyle_bev *pv, int by_base)
     }
     pyle_bev_end(pv, &u);
     return (int)pyle_sync_leave(sync, 0);
+}
+
+/* 1: all is encrypted; else it waits for the end of the handshake. */
+static int finish_tls_filter(struct pyle_bev *pv, struct bufferevent *bev, double timeout)
+{
+    struct timeval limit;
+
+    if (under_closed(pv) || (pv->shaking && evbuffer_get_length(bufferevent_get_output(bev)) == 0))
+        return 1;
+    bufferevent_setwatermark(pv->under->bev, EV_WRITE, 0, 0);
+    bufferevent_enable(bev, EV_WRITE);
+    if (!pv->shaking) {
+        tls_hooks->notify(pv->tls);
+        return 1;
+    }
+    if (pyle_timeval(timeout, &limit) && set_timeouts(bev, &limit, &limit) < 0)
+        return pyle_failed();
+    pv->finishing = 1;
+    bufferevent_setcb(bev, NULL, on_write, on_bev_event, pv);
+    bufferevent_setwatermark(bev, EV_WRITE, 0, 0);
+    return 0;
 }
 
 int pyle_bev_finish(struct pyle_bev *pv, double timeout)
@@ -927,21 +1235,24 @@ int pyle_bev_finish(struct pyle_bev *pv, double timeout)
     } else if (pv->under) {
         /* All that it can hand on it hands on now; then it is up to what it is on. */
         rc = flush_viewed(pv, EV_WRITE) ? PYLE_VIEWED : 1;
-        if (rc == 1 && !under_closed(pv)) {
+        if (rc == 1 && pv->tls) {
+            rc = finish_tls_filter(pv, bev, timeout);
+        } else if (rc == 1 && !under_closed(pv)) {
             bufferevent_enable(bev, EV_WRITE);
             bufferevent_flush(bev, EV_WRITE, BEV_FLUSH);
         }
     } else if (pv->is_socket ? bufferevent_getfd(bev) < 0 : !pv->partner) {
         rc = 1; /* nowhere to write to */
-    } else if (evbuffer_get_length(bufferevent_get_output(bev)) == 0) {
+    } else if (evbuffer_get_length(bufferevent_get_output(bev)) == 0 && told_the_end(pv, bev)) {
         rc = !must_linger(pv, bev);
-    } else if (pyle_timeval(timeout, &limit) && set_timeouts(bev, NULL, &limit) < 0) {
+    } else if (pyle_timeval(timeout, &limit) &&
+               set_timeouts(bev, pv->shaking ? &limit : NULL, &limit) < 0) {
         rc = pyle_failed();
     } else {
         pv->finishing = 1;
         pv->held = pv->refused = 0;
         bufferevent_setcb(bev, NULL, on_write, on_bev_event, pv);
-        bufferevent_disable(bev, EV_READ);
+        switch_off(pv, bev, EV_READ);
         bufferevent_setwatermark(bev, EV_WRITE, 0, 0);
         if (viewed(pv->output)) {
             bufferevent_disable(bev, EV_WRITE);
@@ -1024,7 +1335,7 @@ int pyle_bev_setcb(struct pyle_bev *pv, int read, int write, int event)
     pv->has_callbacks = 1;
     not_dry(pv);
     CALL(pv, (bufferevent_setcb(bev, read ? on_read : NULL, write || pv->under ? on_write : NULL,
-                                event ? on_bev_event : NULL, pv), 0));
+                                event || pv->tls ? on_bev_event : NULL, pv), 0));
 }
 
 static int enable(struct pyle_bev *pv, struct bufferevent *bev, int what)
@@ -1049,6 +1360,7 @@ static int enable(struct pyle_bev *pv, struct bufferevent *bev, int what)
     if (now) {
         rc = bufferevent_enable(bev, now);
         stop_idle_timeout(pv, bev);
+        read_what_is_left(pv, bev);
     }
     if (missed && pv->bev) /* not closed meanwhile */
         bufferevent_trigger(bev, missed, BEV_TRIG_DEFER_CALLBACKS);
@@ -1078,7 +1390,7 @@ static int disable(struct pyle_bev *pv, struct bufferevent *bev, int what)
         pv->masked = 0;
     pv->forced &= (short)~what;
     pv->held &= (short)~what;
-    rc = bufferevent_disable(bev, (short)what);
+    rc = switch_off(pv, bev, (short)what);
     bufferevent_unlock(bev);
     return rc;
 }
@@ -1125,7 +1437,7 @@ static int setfd(struct pyle_bev *pv, struct bufferevent *bev, int fd, int own)
 
 int pyle_bev_setfd(struct pyle_bev *pv, int fd, int own)
 {
-    if (fd < -1 || fd >= pv->pb->fd_limit || (pv->bev && pv->under))
+    if (fd < -1 || fd >= pv->pb->fd_limit || (pv->bev && (pv->under || pv->tls)))
         return PYLE_RANGE;
     CALL(pv, setfd(pv, bev, fd, own));
 }
@@ -1147,7 +1459,10 @@ static int write_data(struct pyle_bev *pv, struct bufferevent *bev, const void *
 {
     int rc = if_not_viewed(pv, bev, 0, 1);
 
-    return rc < 0 ? rc : pyle_bev_put(pv, bev, data, n);
+    if (rc < 0)
+        return rc;
+    write_soon(pv, bev, n);
+    return pyle_bev_put(pv, bev, data, n);
 }
 
 int pyle_bev_write(struct pyle_bev *pv, const void *data, size_t n)
@@ -1161,6 +1476,7 @@ static int move_out(struct pyle_bev *pv, struct bufferevent *bev, struct evbuffe
 
     if (rc < 0)
         return rc;
+    write_soon(pv, bev, evbuffer_get_length(buf));
     late = pyle_bev_add_begin(pv, bev);
     rc = bufferevent_write_buffer(bev, buf);
     if (late)

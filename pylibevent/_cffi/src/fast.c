@@ -18,8 +18,6 @@
 #define OUTBOX 262144          /* answers that are on their way through it, not through a buffer */
 #define MOST_POSTED 131072
 #define SPARE 1024             /* a chain that refers to a block */
-#define IS_ARMED(ev) \
-    ((ev)->ev_evcallback.evcb_flags & (EVLIST_INSERTED | EVLIST_ACTIVE | EVLIST_ACTIVE_LATER))
 
 static event_callback_fn libevent_reads, libevent_writes;
 

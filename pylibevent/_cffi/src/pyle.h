@@ -54,6 +54,7 @@ enum pyle_kind { PYLE_EVENT, PYLE_TIMER, PYLE_SIGNAL };
 struct pyle_bev;
 struct pyle_group;
 struct pyle_listener;
+struct pyle_tls;
 
 struct pyle_base {
     struct event_base *base;
@@ -194,6 +195,30 @@ struct pyle_bev {
     signed char bulk;          /* the last read was a large one */
     size_t posted;             /* so many bytes of its output are in pb->outbox */
     struct pyle_bev *next_unsent;
+    struct pyle_tls *tls;      /* of a TLS one, while it is open */
+    signed char shaking;       /* its handshake is not over */
+    int end_error;             /* the errno that belongs to .end */
+    size_t seen;               /* what was in its input before the read that runs */
+};
+
+/* What the second module does for TLS bufferevents: the first one is not linked with OpenSSL. */
+struct pyle_tls_hooks {
+    /* on a descriptor or -1, or on another bufferevent; takes a reference on the pyle_tls if it works */
+    struct bufferevent *(*open)(struct pyle_tls *, struct event_base *, int fd,
+                                struct bufferevent *under, int options);
+    void (*leave)(struct pyle_tls *);  /* no byte more, in or out: libevent may be in the middle of a call */
+    void (*release)(struct pyle_tls *); /* gives the reference back once libevent is out of it */
+    int (*notify)(struct pyle_tls *);  /* close_notify. 0: it would block */
+    int (*pending)(struct pyle_tls *); /* decrypted, and not in the input */
+    int (*take)(struct pyle_tls *, struct evbuffer *input, int most); /* moves that there; < 0: then it ended */
+    int (*event)(struct pyle_tls *, struct bufferevent *, int what, int error); /* what to say instead, 0: nothing */
+};
+/* What it needs of the first one. */
+struct pyle_tls_services {
+    void (*before)(void);
+    void (*after)(struct pyle_base *);
+    void (*raise)(struct pyle_base *);
+    int (*slot)(struct pyle_base *);
 };
 
 struct pyle_limit {
@@ -328,6 +353,9 @@ void pyle_bev_rearm(struct pyle_bev *pv, struct bufferevent *bev);
 
 struct pyle_bev *pyle_bev_behind(struct bufferevent *bev);
 void pyle_bev_written(struct pyle_bev *pv, struct bufferevent *bev);
+
+#define IS_ARMED(ev) \
+    ((ev)->ev_evcallback.evcb_flags & (EVLIST_INSERTED | EVLIST_ACTIVE | EVLIST_ACTIVE_LATER))
 
 /* fast.c */
 void pyle_bev_hook(struct pyle_bev *pv, struct bufferevent *bev);
