@@ -25,7 +25,9 @@ HEADERS = (
     "http", "http_struct", "http_compat", "tag", "tag_compat",
     "shim", "callbacks",
 )  # fmt: skip
-SOURCES = ("base", "event", "buffer", "bufferevent", "fast", "ratelimit", "listener", "log", "tag")
+SOURCES = (
+    "base", "event", "buffer", "bufferevent", "fast", "ratelimit", "listener", "log", "tag", "dns",
+)  # fmt: skip
 PRELUDE = '#include "preamble.h"\n#include "pyle.h"\n'
 
 # Never plain -levent, which libevent_pthreads.pc and libevent_openssl.pc ask for: it is a second

@@ -367,6 +367,42 @@ def buffer_waits(slot: int, token: int) -> int:
 
 
 @callback
+def dns(
+    slot: int, token: int, error: int, kind: int, count: int, ttl: int, data: Any, length: int
+) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE
+    content = ffi.unpack(data, length)
+    main = source._main or source
+    entered = True  # noqa: F841
+    try:
+        source._deliver(error, kind, count, ttl, content)
+    except BaseException as exception:
+        return caught(exception, main)
+    return DONE
+
+
+@callback
+def dns_closed(slot: int, token: int) -> int:
+    (tables[slot] or table_of(slot)).pop(token, None)
+    return DONE
+
+
+@callback
+def dns_query(slot: int, token: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE
+    entered = True  # noqa: F841
+    try:
+        source._asked()
+    except BaseException as exception:
+        return caught(exception, source)
+    return DONE
+
+
+@callback
 def signals() -> int:
     for _ in (0, 1):  # the interpreter runs signal handlers between steps of a loop at the latest
         pass

@@ -9,6 +9,10 @@ struct pyle_listener;
 struct pyle_limit;
 struct pyle_group;
 struct pyle_segment;
+struct pyle_dns;
+struct pyle_lookup;
+struct pyle_port;
+struct pyle_query;
 
 /* What a call counts for Python stands in memory that Python has made before it, and whose end gives
  * it back: a signal handler's exception may come in as soon as the call is over. */
@@ -265,6 +269,48 @@ int pyle_listener_accepting(void);                             /* the descriptor
 int pyle_sockaddr_inet(void *out, int family, const char *host, int port,
                        unsigned flowinfo, unsigned scope);
 int pyle_sockaddr_unix(void *out, const char *path, int length);
+
+/* ---- dns.c ---- */
+struct pyle_dns *pyle_dns_new(struct pyle_base *, long long token); /* NULL: no memory */
+void pyle_dns_unref(struct pyle_dns *);
+int pyle_dns_open(struct pyle_dns *, int flags);
+/* 1: it is freed in the loop, behind what waits there; look-ups have to be ended before. */
+int pyle_dns_close(struct pyle_dns *, int by_base);
+struct evdns_base *pyle_dns_ptr(struct pyle_dns *);            /* NULL once closed */
+int pyle_dns_nameserver(struct pyle_dns *, const void *address, int length);
+int pyle_dns_get_nameserver(struct pyle_dns *, int index, char *out, int size, int *port); /* the family */
+int pyle_dns_count(struct pyle_dns *);
+int pyle_dns_clear_nameservers(struct pyle_dns *);
+int pyle_dns_resume(struct pyle_dns *);
+int pyle_dns_resolv_conf(struct pyle_dns *, int flags, const char *path); /* evdns's answer */
+int pyle_dns_hosts(struct pyle_dns *, const char *path);       /* NULL: forget them; 1: cannot be read */
+int pyle_dns_search(struct pyle_dns *, const char *domain, int ndots); /* NULL, -1: none any more */
+int pyle_dns_set_option(struct pyle_dns *, const char *name, const char *value);
+
+struct pyle_lookup *pyle_lookup_new(struct pyle_dns *, long long token); /* NULL: no memory */
+void pyle_lookup_unref(struct pyle_lookup *);
+/* type: a DNS_*; what: a name, or for DNS_PTR the 4 or 16 bytes of an address */
+int pyle_lookup_start(struct pyle_lookup *, int type, const char *what, int length, int flags);
+int pyle_lookup_wait(struct pyle_lookup *, double seconds);    /* so long at most: DNS_ERR_TIMEOUT */
+int pyle_lookup_end(struct pyle_lookup *, int error);          /* in the loop, with a DNS_ERR_* */
+int pyle_lookup_forget(struct pyle_lookup *);                  /* no callback */
+
+struct pyle_port *pyle_port_new(struct pyle_base *, long long token); /* NULL: no memory */
+void pyle_port_unref(struct pyle_port *);
+int pyle_port_open(struct pyle_port *, int fd);                /* owns fd from then on */
+int pyle_port_close(struct pyle_port *);
+struct evdns_server_port *pyle_port_ptr(struct pyle_port *);   /* NULL once closed */
+int pyle_port_fd(struct pyle_port *);
+struct pyle_query *pyle_query_take(void);                      /* the one that the callback is for */
+void pyle_query_unref(struct pyle_query *);                    /* drops it if it was not answered */
+struct evdns_server_request *pyle_query_ptr(struct pyle_query *); /* NULL once answered */
+int pyle_query_question(struct pyle_query *, int index, char *name, int size, int *type, int *cls); /* 1: none */
+int pyle_query_address(struct pyle_query *, char *host, int size, int *port, unsigned *scope); /* the family */
+int pyle_query_flags(struct pyle_query *, int set, int flags);
+int pyle_query_add(struct pyle_query *, int section, const char *name, int type, int cls, int ttl,
+                   int length, int is_name, const char *data);
+int pyle_query_respond(struct pyle_query *, int error);        /* 1: it waits for the socket */
+int pyle_query_drop(struct pyle_query *);
 
 /* ---- log.c ---- */
 extern int pyle_log_waiting;
