@@ -63,7 +63,8 @@ _EAI = {
 
 
 class DnsError(socket.gaierror):
-    """A look-up failed: errno is an EAI_* of the socket module, `code` evdns's DNS_ERR_*."""
+    """A look-up failed: errno is an EAI_* of the socket module, `code` evdns's DNS_ERR_*, and
+    the text its own (evdns_err_to_string)."""
 
     def __init__(self, code: int) -> None:
         text = ffi.string(lib.evdns_err_to_string(code))
@@ -131,6 +132,14 @@ def _numbers(address: Any, port: int) -> tuple[str, int]:
         raise ValueError(f"port must be from 0 to 65535, not {port!r}")
     ipaddress.ip_address(host)
     return host, number
+
+
+def _is_address(host: str | None) -> bool:
+    try:
+        ipaddress.ip_address(host or "")
+    except ValueError:
+        return False
+    return True
 
 
 _WITH_PORT = re.compile(r"(?:\[([^]]*)\]|([^:]*)):(\d{1,5})", re.ASCII)
@@ -214,7 +223,7 @@ class DnsRequest(Handle):
         self._end(DNS_ERR_CANCEL)
 
     def close(self) -> None:
-        """The same as `cancel()`."""
+        """The same as `cancel()` (evdns_cancel_request)."""
         self.cancel()
 
     def _end(self, code: int) -> None:
@@ -671,7 +680,7 @@ class DnsBase(Handle):
             found: Any = socket.getaddrinfo(host, port, family, kind, protocol, numeric)
             return AddrInfoResult(found)
         except socket.gaierror as error:
-            if name is None or flags & socket.AI_NUMERICHOST:
+            if name is None or flags & socket.AI_NUMERICHOST or _is_address(host):
                 return AddrInfoResult(error=error)
         try:  # are the other arguments right?
             socket.getaddrinfo(
@@ -769,7 +778,7 @@ class DnsServerRequest(Handle):
         return not lib.pyle_query_ptr(self._ptr)
 
     def close(self) -> None:
-        """The same as `drop()`."""
+        """The same as `drop()` (evdns_server_request_drop)."""
         self.drop()
 
     @property
@@ -894,8 +903,8 @@ class DnsServerRequest(Handle):
 class DnsServerPort(Handle):
     """Answers questions that come in by UDP (struct evdns_server_port; 2.1 has no TCP).
 
-    callback(request, *args) is called for each with a DnsServerRequest, of which `base` and
-    exception handlers see this object. While it is open its base keeps it alive. Its methods
+    callback(request, *args) is called for each with a DnsServerRequest; an exception handler gets
+    this object. While it is open its base keeps it alive. Its methods
     belong to the loop's thread.
     """
 

@@ -71,7 +71,10 @@ SAME = {
 # Why a function has no method, by a pattern of its header and name. The first that fits counts.
 REASONS = {
     r"event2/\w+_compat.h .*": OLD,
-    r"event2/(dns|http|bufferevent_ssl).h .*": PLANNED,
+    r".* evdns_getaddrinfo_cancel": "DnsRequest.cancel() does it, for getaddrinfo too",
+    r".* evdns_base_(nameserver_add|nameserver_ip_add)": "DnsBase.add_nameserver() does it",
+    r".* evdns_set_(log_fn|transaction_id_fn|random_bytes_fn)": "libevent's own are the right ones",
+    r"event2/(http|bufferevent_ssl).h .*": PLANNED,
     r".* evtag_init": "it does nothing",
     r".* evutil_timer\w+": "sums and comparisons of floats do it",
     r".* event_gettime_monotonic": "util.gettime_monotonic() and time.monotonic() do it",

@@ -4,6 +4,10 @@
  * Of evdns_getaddrinfo nothing is used: it reads freed memory when its evdns_base is freed. */
 #include "pyle.h"
 
+#ifdef __linux__
+#include <linux/filter.h>
+#endif
+
 struct pyle_dns {
     struct evdns_base *dns;    /* NULL once closed */
     struct evdns_base *doomed; /* closed, freed by close_event */
@@ -608,6 +612,29 @@ void pyle_port_unref(struct pyle_port *p)
     free(p);
 }
 
+/* evdns ends the process when it reads less than a header: the kernel keeps that from it. */
+static int keep_short_ones_out(int fd)
+{
+#ifdef __linux__
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_LEN, 0),
+        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 8 + 12, 0, 1), /* with the header of UDP */
+        BPF_STMT(BPF_RET | BPF_K, 0xffffffff),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+    };
+    struct sock_fprog filter = {sizeof(code) / sizeof(code[0]), code};
+    char byte;
+
+    if (setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) < 0)
+        return -1;
+    while (recv(fd, &byte, 1, MSG_DONTWAIT) >= 0) /* those that are there already */
+        ;
+#else
+    (void)fd;
+#endif
+    return 0;
+}
+
 int pyle_port_open(struct pyle_port *p, int fd)
 {
     int rc = pyle_enter_base(p->pb);
@@ -618,9 +645,10 @@ int pyle_port_open(struct pyle_port *p, int fd)
         rc = PYLE_THREAD;
     } else if (fd <= 0 || fd >= p->pb->fd_limit) { /* 0 evdns does not close */
         rc = PYLE_RANGE;
-    } else if (evutil_make_socket_nonblocking(fd) < 0) {
+    } else if (evutil_make_socket_nonblocking(fd) < 0 || keep_short_ones_out(fd) < 0) {
         rc = pyle_failed();
     } else {
+        errno = 0;
         p->port = evdns_add_server_port_with_base(p->pb->base, fd, 0, on_request, p);
         if (p->port) {
             p->fd = fd;
