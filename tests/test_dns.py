@@ -21,6 +21,8 @@ from processes import in_child
 
 import pylibevent.dns
 from pylibevent import (
+    BEV_EVENT_CONNECTED,
+    BEV_EVENT_ERROR,
     DNS_ERR_CANCEL,
     DNS_ERR_NODATA,
     DNS_ERR_NOTEXIST,
@@ -44,6 +46,7 @@ from pylibevent import (
     EVDNS_TYPE_MX,
     EVDNS_TYPE_PTR,
     EVDNS_TYPE_TXT,
+    BufferEvent,
     ClosedError,
     DnsBase,
     DnsError,
@@ -686,6 +689,120 @@ def test_getaddrinfo_fails_as_that_of_the_socket_module(
 def test_the_canonical_name_is_the_one_asked_for(dns: DnsBase) -> None:
     infos = found(dns, dns.getaddrinfo, "www.example", 80, flags=socket.AI_CANONNAME).infos
     assert [info[3] for info in infos[:2]] == ["www.example", ""]
+
+
+# ---- BufferEvent.connect_hostname ----
+
+
+@pytest.fixture
+def here(base: EventBase) -> Iterator[DnsBase]:
+    """Every name is 127.0.0.1, except those that are missing."""
+
+    def reply(request: DnsServerRequest) -> None:
+        question = request.questions[0]
+        if question.name.lower().startswith("missing"):
+            request.respond(DNS_ERR_NOTEXIST)
+        elif question.type == EVDNS_TYPE_A:
+            request.add_a(question.name, "127.0.0.1", 60)
+            request.respond()
+        else:
+            request.respond()
+
+    port = DnsServerPort(base, ("127.0.0.1", 0), reply)
+    with DnsBase(base, QUIET) as dns:
+        dns.add_nameserver(port.address)
+        yield dns
+
+
+def connecting(base: EventBase, events: list[Any]) -> BufferEvent:
+    bev = BufferEvent.socket(base)
+    bev.setcb(event=lambda bev, what: events.append((what, bev.error, bev.dns_error)))
+    return bev
+
+
+def test_a_bufferevent_connects_to_a_name_without_blocking(
+    base: EventBase, here: DnsBase, run_until: RunUntil
+) -> None:
+    events: list[Any] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        bev = connecting(base, events)
+        bev.write(b"hello")
+        bev.connect_hostname("www.example", server.getsockname()[1], dns=here)
+        assert bev.fd == -1
+        run_until(lambda: events)
+        assert events == [(BEV_EVENT_CONNECTED, None, None)]
+        peer, _ = server.accept()
+        few_rounds(base)
+        with peer:
+            assert peer.recv(5) == b"hello"
+        bev.close()
+
+
+def test_a_failed_look_up_is_an_error_of_the_bufferevent(
+    base: EventBase, here: DnsBase, run_until: RunUntil
+) -> None:
+    events: list[Any] = []
+    bev = connecting(base, events)
+    bev.connect_hostname("missing.example", 80, dns=here)
+    run_until(lambda: events)
+    what, error, dns_error = events[0]
+    assert (what, error, dns_error.errno) == (BEV_EVENT_ERROR, None, socket.EAI_NONAME)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        bev.connect_hostname("www.example", server.getsockname()[1], dns=here)
+        run_until(lambda: len(events) == 2)
+    assert events[1] == (BEV_EVENT_CONNECTED, None, None)
+    bev.close()
+
+
+def test_a_refused_connection_behind_a_look_up_is_an_error(
+    base: EventBase, here: DnsBase, run_until: RunUntil
+) -> None:
+    events: list[Any] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    bev = connecting(base, events)
+    bev.connect_hostname("www.example", port, dns=here)
+    run_until(lambda: events)
+    assert isinstance(events[0][1], ConnectionRefusedError)
+    assert events[0][2] is None
+
+
+@pytest.mark.parametrize("end", ["close", "close_after_write", "close_dns", "close_base"])
+def test_closing_while_a_name_is_looked_up(base: EventBase, here: DnsBase, end: str) -> None:
+    events: list[Any] = []
+    bev = connecting(base, events)
+    bev.connect_hostname("www.example", 9, dns=here)
+    if end == "close_dns":
+        here.close()
+    elif end == "close_base":
+        base.close()
+    else:
+        getattr(bev, end)()
+    few_rounds(base)
+    assert [event[2].code for event in events] == [DNS_ERR_SHUTDOWN] * (end == "close_dns")
+
+
+def test_another_connect_takes_the_place_of_the_look_up(
+    base: EventBase, here: DnsBase, run_until: RunUntil
+) -> None:
+    events: list[Any] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        bev = connecting(base, events)
+        bev.connect_hostname("missing.example", 80, dns=here)
+        bev.connect(server.getsockname())
+        run_until(lambda: events)
+        few_rounds(base)
+    assert [event[0] for event in events][:1] == [BEV_EVENT_CONNECTED]
+    assert bev.dns_error is None
+    bev.close()
+
+
+def test_only_a_socket_and_a_dns_base_of_its_base_will_do(base: EventBase, here: DnsBase) -> None:
+    a, _b = BufferEvent.pair(base)
+    with pytest.raises(ValueError, match="out of range"):
+        a.connect_hostname("www.example", 80, dns=here)
+    with EventBase() as other, pytest.raises(ValueError, match="another EventBase"):
+        BufferEvent.socket(other).connect_hostname("www.example", 80, dns=here)
 
 
 # ---- answering ----

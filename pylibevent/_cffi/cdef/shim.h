@@ -203,6 +203,7 @@ int pyle_bev_write_buffer(struct pyle_bev *, struct pyle_buf *);
 int pyle_bev_read_buffer(struct pyle_bev *, struct pyle_buf *);
 int pyle_bev_connect(struct pyle_bev *, const void *address, int length);
 int pyle_bev_connect_hostname(struct pyle_bev *, int family, const char *host, int port);
+int pyle_bev_connect_failed(struct pyle_bev *, int error);     /* calls back soon; -1: may it connect? */
 int pyle_bev_dns_error(struct pyle_bev *);                     /* 0, or an EVUTIL_EAI_* turned positive */
 int pyle_bev_setwatermark(struct pyle_bev *, int what, size_t low, size_t high);
 int pyle_bev_getwatermark(struct pyle_bev *, int what, size_t *low, size_t *high);
