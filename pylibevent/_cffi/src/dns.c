@@ -23,6 +23,7 @@ struct pyle_lookup {
     long long token;
     int refs;
     int over;                  /* delivered, or forgotten: no callback any more */
+    int abandoned;             /* forgotten by another thread: counted for the loop's */
     int answered;              /* what stands below is to be delivered */
     struct evdns_request *request; /* NULL: evdns is done with it */
     struct pyle_lookup *next, **to_this; /* on d->lookups */
@@ -315,10 +316,15 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
-    if (l->over)
-        return;
-    end(l, DNS_ERR_TIMEOUT);
-    deliver(l);
+    if (!l->over) {
+        end(l, DNS_ERR_TIMEOUT);
+        deliver(l);
+    } else if (l->abandoned) {
+        l->abandoned = 0;
+        event_del(&l->timer);
+        end(l, DNS_ERR_CANCEL);
+        pyle_lookup_unref(l);
+    }
 }
 
 struct pyle_lookup *pyle_lookup_new(struct pyle_dns *d, long long token)
@@ -398,6 +404,12 @@ int pyle_lookup_forget(struct pyle_lookup *l)
     if (pb->lost)
         return 0;
     l->over = 1;
+    if (pyle_elsewhere(pb)) { /* a bufferevent that was closed there: the loop's thread ends it */
+        __atomic_add_fetch(&l->refs, 1, __ATOMIC_RELAXED);
+        l->abandoned = 1;
+        event_active(&l->timer, EV_TIMEOUT, 1);
+        return 0;
+    }
     event_del(&l->timer);
     if (l->request && l->d->dns && !pb->closed)
         evdns_cancel_request(l->d->dns, l->request);
