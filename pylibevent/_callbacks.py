@@ -370,17 +370,23 @@ def buffer_waits(slot: int, token: int) -> int:
 def dns(
     slot: int, token: int, error: int, kind: int, count: int, ttl: int, data: Any, length: int
 ) -> int:
-    source = (tables[slot] or table_of(slot)).get(token)
+    source = (table := tables[slot] or table_of(slot)).get(token)
     if source is None:
         return DONE
-    content = ffi.unpack(data, length)
-    main = source._main or source
-    entered = True  # noqa: F841
+    result = source._result(error, kind, count, ttl, ffi.unpack(data, length))
+    if result is None:
+        table.pop(token, None)
+        return DONE
+    released = entered = True  # noqa: F841
     try:
-        source._deliver(error, kind, count, ttl, content)
+        source._callback(result, *source._args)
+        answer = DONE
     except BaseException as exception:
-        return caught(exception, main)
-    return DONE
+        answer = caught(exception, source)
+    source._drop()
+    if token in table:
+        del table[token]
+    return answer
 
 
 @callback

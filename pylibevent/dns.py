@@ -163,13 +163,12 @@ class DnsRequest(Handle):
     """A look-up under way. Its callback is called once, in the loop: with what was found, or with
     an error, which after `cancel()` is DNS_ERR_CANCEL. Until then the base keeps it alive."""
 
-    __slots__ = ("_args", "_base", "_callback", "_dns", "_main", "_token", "_what")
+    __slots__ = ("_args", "_base", "_callback", "_dns", "_token", "_what")
 
     _args: tuple[Any, ...]
     _base: EventBase
     _callback: Callable[..., object]
     _dns: DnsBase
-    _main: DnsRequest | None
     _token: int
     _what: str
 
@@ -183,7 +182,6 @@ class DnsRequest(Handle):
         what: str,
         callback: Callable[..., object],
         args: tuple[Any, ...],
-        main: DnsRequest | None = None,
     ) -> Self:
         self = cls.__new__(cls)
         self._base = dns._base
@@ -191,7 +189,6 @@ class DnsRequest(Handle):
         self._what = what
         self._callback = callback
         self._args = args
-        self._main = main
         self._token = cb.next_token()
         ptr = lib.pyle_lookup_new(dns._ptr, self._token)
         if not ptr:
@@ -209,7 +206,7 @@ class DnsRequest(Handle):
 
     @property
     def done(self) -> bool:
-        """Whether the callback was called, or never will be."""
+        """Whether the callback has been called, and is over, or never will be."""
         return self._token not in self._base._table
 
     @property
@@ -237,23 +234,16 @@ class DnsRequest(Handle):
     def _wait(self, limit: float) -> None:
         self._check(lib.pyle_lookup_wait(self._ptr, limit), "evdns_base_resolve")
 
-    def _deliver(self, error: int, kind: int, count: int, ttl: int, data: bytes) -> None:
+    def _result(self, error: int, kind: int, count: int, ttl: int, data: bytes) -> Any:
+        """What the callback gets; asked for again if that is interrupted."""
         if error != DNS_ERR_NONE:
-            result = DnsResult(error=DnsError(error))
-        elif kind == lib.DNS_PTR:
-            result = DnsResult(names=[_decoded(data)], ttl=ttl)
-        else:
-            family = socket.AF_INET if kind == lib.DNS_IPv4_A else socket.AF_INET6
-            size = len(data) // max(count, 1)
-            parts = (data[i * size : (i + 1) * size] for i in range(count))
-            result = DnsResult([socket.inet_ntop(family, part) for part in parts], ttl=ttl)
-        self._call(result)
-
-    def _call(self, result: Any) -> None:
-        callback, args = self._callback, self._args
-        self._base._table.pop(self._token, None)
-        self._drop()
-        callback(result, *args)
+            return DnsResult(error=DnsError(error))
+        if kind == lib.DNS_PTR:
+            return DnsResult(names=[_decoded(data)], ttl=ttl)
+        family = socket.AF_INET if kind == lib.DNS_IPv4_A else socket.AF_INET6
+        size = len(data) // max(count, 1)
+        parts = (data[i * size : (i + 1) * size] for i in range(count))
+        return DnsResult([socket.inet_ntop(family, part) for part in parts], ttl=ttl)
 
     def _forget(self) -> None:
         """No callback any more."""
@@ -277,54 +267,58 @@ class DnsRequest(Handle):
 class _AddrInfo(DnsRequest):
     """getaddrinfo: a time limit, and a look-up for each family."""
 
-    __slots__ = ("_error", "_found", "_hints", "_parts", "_port", "_ready")
+    __slots__ = ("_answers", "_hints", "_parts", "_port", "_ready")
 
     def _prepare(self, port: str | int | None, hints: tuple[int, int, int, int]) -> None:
         self._port = port
         self._hints = hints
         self._ready: AddrInfoResult | None = None
-        self._error = 0
-        self._found: dict[int, list[str]] = {}
-        self._parts: list[DnsRequest] = []
+        self._answers: dict[int, DnsResult] = {}
+        self._parts: list[_Part] = []
 
     def _ask(self, name: bytes, flags: int, kinds: tuple[int, ...]) -> None:
         for kind in kinds:
-            part = DnsRequest._new(self._dns, self._what, self._answered, (kind,), self)
+            part = _Part._new(self._dns, self._what, _nothing, (self, kind))
             self._parts.append(part)
             part._start(kind, name, flags)
 
-    def _answered(self, result: DnsResult, kind: int) -> None:
-        if self.done:
-            return
-        self._parts = [part for part in self._parts if not part.done]
-        if result.error is None:
-            self._found[kind] = result.addresses
-        elif self._error in (0, DNS_ERR_NOTEXIST, DNS_ERR_NODATA):  # what says more than these wins
-            self._error = result.error.code
-        if not self._parts:
-            lib.pyle_lookup_forget(self._ptr)
-            self._finish(DNS_ERR_NONE)
+    def _answered(self, kind: int, result: DnsResult) -> None:
+        self._answers[kind] = result
+        if len(self._answers) == len(self._parts):
+            self._end(DNS_ERR_NONE)
         elif result.error is None:
             self._wait(_SKEW)
 
-    def _deliver(self, error: int, kind: int, count: int, ttl: int, data: bytes) -> None:
-        self._finish(error)
-
-    def _finish(self, error: int) -> None:
-        result = self._ready
-        if result is None:
-            found = [ip for kind in sorted(self._found) for ip in self._found[kind]]
-            if found and error not in (DNS_ERR_CANCEL, DNS_ERR_SHUTDOWN):
-                result = AddrInfoResult(_infos(found, self._what, self._port, *self._hints))
-            else:
-                result = AddrInfoResult(error=DnsError(error or self._error or DNS_ERR_NODATA))
-        self._call(result)
+    def _result(self, error: int, kind: int, count: int, ttl: int, data: bytes) -> Any:
+        if self._ready is not None:
+            return self._ready
+        answers = [self._answers[kind] for kind in sorted(self._answers)]
+        found = [address for answer in answers for address in answer.addresses]
+        if found and error not in (DNS_ERR_CANCEL, DNS_ERR_SHUTDOWN):
+            return AddrInfoResult(_infos(found, self._what, self._port, *self._hints))
+        codes = [answer.error.code for answer in answers if answer.error]
+        # What says more than that there is nothing, if one of them does.
+        codes.sort(key=(DNS_ERR_NODATA, DNS_ERR_NOTEXIST).__contains__)
+        return AddrInfoResult(error=DnsError(error or (codes or [DNS_ERR_NODATA])[0]))
 
     def _drop(self) -> None:
-        parts, self._parts, self._ready = self._parts, [], None
+        parts, self._parts = self._parts, []
         for part in parts:
             part._forget()
         super()._drop()
+
+
+class _Part(DnsRequest):
+    """The look-up for one family; it calls nobody back."""
+
+    __slots__ = ()
+
+    def _result(self, error: int, kind: int, count: int, ttl: int, data: bytes) -> Any:
+        result = super()._result(error, kind, count, ttl, data)
+        if self._args:
+            main, family = self._args
+            main._answered(family, result)
+        self._dns._requests.discard(self._token)
 
 
 def _infos(
@@ -422,7 +416,7 @@ class DnsBase(Handle):
             request = self._base._table.get(token)
             if request is None:
                 continue
-            if fail_requests and request._main is None:
+            if fail_requests and not isinstance(request, _Part):
                 request._end(DNS_ERR_SHUTDOWN)
             else:
                 request._forget()
