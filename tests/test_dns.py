@@ -23,6 +23,7 @@ import pylibevent.dns
 from pylibevent import (
     BEV_EVENT_CONNECTED,
     BEV_EVENT_ERROR,
+    BEV_OPT_THREADSAFE,
     DNS_ERR_CANCEL,
     DNS_ERR_NODATA,
     DNS_ERR_NOTEXIST,
@@ -1252,6 +1253,45 @@ def test_another_thread_gets_an_error_while_the_loop_runs(base: EventBase, dns: 
     base.loop(lib.EVLOOP_NO_EXIT_ON_EMPTY)
     thread.join()
     assert len(raised) == 3
+
+
+def test_a_bufferevent_can_be_closed_elsewhere_while_its_name_is_looked_up(
+    base: EventBase, run_until: RunUntil
+) -> None:
+    bevs: list[BufferEvent] = []
+    threads: list[threading.Thread] = []
+
+    def close_elsewhere(_request: DnsServerRequest) -> None:
+        threads.append(threading.Thread(target=bevs[0].close))
+        threads[0].start()
+
+    with (
+        DnsServerPort(base, ("127.0.0.1", 0), close_elsewhere) as port,
+        DnsBase(base, QUIET) as dns,
+    ):
+        dns.add_nameserver(port.address)
+        bevs.append(BufferEvent.socket(base, options=BEV_OPT_THREADSAFE))
+        bevs[0].connect_hostname("www.example", 9, socket.AF_INET, dns=dns)
+        run_until(lambda: bevs[0].closed and not threads[0].is_alive())
+        few_rounds(base)
+        assert not dns._requests
+
+
+def test_a_request_may_be_dropped_by_another_thread(base: EventBase, run_until: RunUntil) -> None:
+    got: list[DnsServerRequest] = []
+    threads: list[threading.Thread] = []
+
+    def drop_elsewhere(request: DnsServerRequest) -> None:
+        got.append(request)
+        threads.append(threading.Thread(target=got.clear))
+        threads[0].start()
+
+    with DnsServerPort(base, ("127.0.0.1", 0), drop_elsewhere) as port:
+        ask(base, port, question("www.example")).close()
+        run_until(lambda: not threads[0].is_alive())
+        few_rounds(base)
+        fd = port.fd
+    assert not is_open(fd)
 
 
 def test_in_a_child_it_is_an_error_and_reinit_closes_it(dns: DnsBase) -> None:

@@ -1212,7 +1212,7 @@ int pyle_bev_connect_failed(struct pyle_bev *pv, int error)
     if (pv->bev && !pv->is_socket)
         return PYLE_RANGE;
     if (error < 0)
-        CALL(pv, 0);
+        CALL(pv, ((void)bev, 0));
     CALL(pv, (errno = error,
               bufferevent_trigger_event(bev, BEV_EVENT_ERROR, BEV_TRIG_DEFER_CALLBACKS), 0));
 }
