@@ -3,6 +3,7 @@ written by hand. Nothing leaves 127.0.0.1, and no test reads this machine's reso
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import shutil
@@ -1340,6 +1341,17 @@ def test_dig_reads_our_answers(base: EventBase, server: DnsServerPort, run_until
     assert done == ["10.0.0.1\n10.0.0.2\n", "fe80::1\n", "host.example.\n"]
 
 
+def wait_for_nameserver(address: tuple[str, int]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(0.1)
+        for _ in range(100):
+            sock.sendto(question("real.example"), address)
+            with contextlib.suppress(TimeoutError):
+                sock.recv(1500)
+                return
+    raise AssertionError("it does not answer")
+
+
 @pytest.fixture
 def dnsmasq(udp: socket.socket, tmp_path: Path) -> Iterator[tuple[str, int]]:
     program = shutil.which("dnsmasq") or shutil.which("dnsmasq", path="/usr/sbin:/usr/local/sbin")
@@ -1358,6 +1370,7 @@ def dnsmasq(udp: socket.socket, tmp_path: Path) -> Iterator[tuple[str, int]]:
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
+        wait_for_nameserver(address)
         yield address
     finally:
         process.kill()
@@ -1366,9 +1379,6 @@ def dnsmasq(udp: socket.socket, tmp_path: Path) -> Iterator[tuple[str, int]]:
 
 def test_look_ups_at_a_real_nameserver(base: EventBase, dnsmasq: tuple[str, int]) -> None:
     with DnsBase(base, QUIET) as dns:
-        dns.set_option("timeout", 0.3)
-        dns.set_option("attempts", 20)  # it takes a moment to start
-        dns.set_option("max-timeouts", 200)
         dns.add_nameserver(dnsmasq)
         assert found(dns, dns.resolve_ipv4, "real.example").addresses == ["10.5.5.5"]
         assert found(dns, dns.resolve_ipv6, "other.example").addresses == ["fd00::6"]
