@@ -352,6 +352,9 @@ class DnsBase(Handle):
     returning. While it is open the EventBase keeps it alive, and closes it in the end. Its methods
     belong to the loop's thread. In a child, `EventBase.reinit()` closes it (its sockets are the
     parent's) without callbacks: make a new one.
+
+    An answer is believed if its number, its name and the address that it comes from are right;
+    libevent 2.1 does not look at the port.
     """
 
     __slots__ = ("_base", "_hosts", "_requests", "_token")
