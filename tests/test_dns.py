@@ -1341,40 +1341,51 @@ def test_dig_reads_our_answers(base: EventBase, server: DnsServerPort, run_until
     assert done == ["10.0.0.1\n10.0.0.2\n", "fe80::1\n", "host.example.\n"]
 
 
-def wait_for_nameserver(address: tuple[str, int]) -> None:
+def free_port() -> int:
+    """For UDP and TCP."""
+    with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        tcp.bind(("127.0.0.1", 0))
+        with contextlib.suppress(OSError):
+            udp.bind(tcp.getsockname())
+        return int(tcp.getsockname()[1])
+
+
+def answers(process: subprocess.Popen[bytes], address: tuple[str, int]) -> bool:
+    """Waits until it does, or has ended."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(0.1)
-        for _ in range(100):
+        for _ in range(200):
             sock.sendto(question("real.example"), address)
             with contextlib.suppress(TimeoutError):
-                sock.recv(1500)
-                return
-    raise AssertionError("it does not answer")
+                return bool(sock.recv(1500))
+            if process.poll() is not None:
+                break
+    return False
 
 
 @pytest.fixture
-def dnsmasq(udp: socket.socket, tmp_path: Path) -> Iterator[tuple[str, int]]:
+def dnsmasq(tmp_path: Path) -> Iterator[tuple[str, int]]:
     program = shutil.which("dnsmasq") or shutil.which("dnsmasq", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         pytest.skip("needs dnsmasq")
-    address = udp.getsockname()
-    udp.close()
-    process = subprocess.Popen(
-        [
-            program, "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts",
-            f"--port={address[1]}", "--listen-address=127.0.0.1", "--bind-interfaces",
-            "--user=", f"--pid-file={tmp_path / 'pid'}", "--address=/real.example/10.5.5.5",
-            "--host-record=six.example,10.6.6.6,fd00::6", "--cname=other.example,six.example",
-            "--local=/missing.example/", "--auth-ttl=9", "--local-ttl=8",
-        ],
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        wait_for_nameserver(address)
-        yield address
-    finally:
-        process.kill()
-        process.wait()
+    options = [
+        "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=",
+        "--listen-address=127.0.0.1", "--bind-interfaces", f"--pid-file={tmp_path / 'pid'}",
+        "--address=/real.example/10.5.5.5", "--host-record=six.example,10.6.6.6,fd00::6",
+        "--cname=other.example,six.example", "--local=/missing.example/",
+    ]  # fmt: skip
+    for _ in range(5):  # somebody else may take the port in between
+        address = "127.0.0.1", free_port()
+        command = [program, *options, f"--port={address[1]}"]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            if answers(process, address):
+                yield address
+                return
+        finally:
+            process.kill()
+            process.wait()
+    raise AssertionError("dnsmasq does not start")
 
 
 def test_look_ups_at_a_real_nameserver(base: EventBase, dnsmasq: tuple[str, int]) -> None:
