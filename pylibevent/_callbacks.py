@@ -392,6 +392,48 @@ def buffer_waits(slot: int, token: int) -> int:
 
 
 @callback
+def dns(
+    slot: int, token: int, error: int, kind: int, count: int, ttl: int, data: Any, length: int
+) -> int:
+    source = (table := tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE
+    result = source._result(error, kind, count, ttl, ffi.unpack(data, length))
+    if result is None:
+        table.pop(token, None)
+        return DONE
+    released = entered = True  # noqa: F841
+    try:
+        source._callback(result, *source._args)
+        answer = DONE
+    except BaseException as exception:
+        answer = caught(exception, source)
+    source._drop()
+    if token in table:
+        del table[token]
+    return answer
+
+
+@callback
+def dns_closed(slot: int, token: int) -> int:
+    (tables[slot] or table_of(slot)).pop(token, None)
+    return DONE
+
+
+@callback
+def dns_query(slot: int, token: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE
+    entered = True  # noqa: F841
+    try:
+        source._asked()
+    except BaseException as exception:
+        return caught(exception, source)
+    return DONE
+
+
+@callback
 def signals() -> int:
     for _ in (0, 1):  # the interpreter runs signal handlers between steps of a loop at the latest
         pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from socket import AF_INET, AF_INET6, AF_UNSPEC, gaierror
+from socket import AF_INET, AF_INET6, AF_UNSPEC, SOCK_STREAM, gaierror
 from socket import socket as Socket
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from ._args import Args, Variadic
     from ._libevent import CData
     from .bufferevent_ssl import TLSConnection, TLSContext, TLSSession
+    from .dns import AddrInfoResult, DnsBase, DnsRequest
 
 Callback = Callable[..., object]
 Filter = Callable[[EvBuffer, EvBuffer, int, FlushMode], int]
@@ -76,6 +77,7 @@ class BufferEvent(Handle):
         "_event",
         "_input",
         "_joined",
+        "_lookup",
         "_output",
         "_read",
         "_tls",
@@ -90,6 +92,7 @@ class BufferEvent(Handle):
     _event: Callback | None
     _input: EvBuffer | None
     _joined: BufferEvent | _Filtering | None
+    _lookup: DnsRequest | gaierror | None  # for connect_hostname: under way, or failed
     _output: EvBuffer | None
     _read: Callback | None
     _tls: TLSConnection | None
@@ -113,6 +116,7 @@ class BufferEvent(Handle):
         self._input = self._output = self._joined = None
         self._cfg = self._tls = None
         self._error = 0
+        self._lookup = None
         self._make("bufferevent_socket_new", lib.pyle_bev_new, base._ptr, self._token)
         return self
 
@@ -394,6 +398,7 @@ class BufferEvent(Handle):
         BEV_OPT_CLOSE_ON_FREE, what it is on is closed after its write.
         """
         below = self._owned()
+        self._end_lookup()
         rc = lib.pyle_bev_finish(self._ptr, seconds(timeout))
         if self._check(rc, "bufferevent_enable"):
             if below is None:
@@ -420,6 +425,7 @@ class BufferEvent(Handle):
         self._forget()
 
     def _forget(self) -> None:
+        self._end_lookup()
         self._read = self._write = self._event = None
         self._args = ()
         self._cfg = None
@@ -646,13 +652,17 @@ class BufferEvent(Handle):
         what fails at once raises OSError. A host name is looked up first, which blocks.
         """
         where, length = sockaddr(address, family)
+        self._end_lookup()
         rc = lib.pyle_bev_connect(self._ptr, where, length)
         self._check(rc, "bufferevent_socket_connect")
 
-    def connect_hostname(self, host: str, port: int, family: int = AF_UNSPEC) -> None:
-        """Looks a host up, in libevent and blocking, and starts to connect
-        (bufferevent_socket_connect_hostname). A failed look-up calls the event callback with
-        BEV_EVENT_ERROR, and `dns_error` tells why."""
+    def connect_hostname(
+        self, host: str, port: int, family: int = AF_UNSPEC, dns: DnsBase | None = None
+    ) -> None:
+        """Looks a host up, and starts to connect to its first address
+        (bufferevent_socket_connect_hostname). With `dns`, a DnsBase of the same base, the look-up
+        does not block. A failed one calls the event callback with BEV_EVENT_ERROR, and `dns_error`
+        tells why."""
         if not isinstance(host, str):
             raise TypeError(f"host must be a str, not {type(host).__name__}")
         if "\0" in host:
@@ -662,14 +672,47 @@ class BufferEvent(Handle):
             raise ValueError(f"port must be from 1 to 65535, not {port}")
         if family not in (AF_UNSPEC, AF_INET, AF_INET6):
             raise ValueError(f"unknown family: {family!r}")
+        if dns is not None:
+            self._look_up(host, port, family, dns)
+            return
+        self._end_lookup()
         rc = lib.pyle_bev_connect_hostname(self._ptr, family, host.encode("idna"), port)
         self._check(rc, "bufferevent_socket_connect_hostname")
+
+    def _look_up(self, host: str, port: int, family: int, dns: DnsBase) -> None:
+        rc = lib.pyle_bev_connect_failed(self._ptr, -1)
+        self._check(rc, "bufferevent_socket_connect_hostname")
+        if dns.base is not self._base:
+            raise ValueError("dns is of another EventBase")
+        self._end_lookup()
+        self._lookup = dns.getaddrinfo(host, port, self._looked_up, family=family, type=SOCK_STREAM)
+
+    def _looked_up(self, result: AddrInfoResult) -> None:
+        self._lookup = result.error
+        if result.error is not None:
+            self._connect_failed(0)
+            return
+        try:
+            self.connect(result.infos[0][4])
+        except OSError as error:
+            self._connect_failed(error.errno or 0)
+
+    def _connect_failed(self, error: int) -> None:
+        rc = lib.pyle_bev_connect_failed(self._ptr, error)
+        self._check(rc, "bufferevent_socket_connect_hostname")
+
+    def _end_lookup(self) -> None:
+        lookup, self._lookup = self._lookup, None
+        if lookup is not None and not isinstance(lookup, gaierror):
+            lookup._forget()
 
     @property
     def dns_error(self) -> gaierror | None:
         """Why the last look-up failed, or None (bufferevent_socket_get_dns_error)."""
         rc = lib.pyle_bev_dns_error(self._ptr)
         code = -self._check(rc, "bufferevent_socket_get_dns_error")
+        if isinstance(self._lookup, gaierror):
+            return self._lookup
         if code == 0:
             return None
         return gaierror(code, str(ffi.string(lib.evutil_gai_strerror(code)), "ascii"))

@@ -399,6 +399,9 @@ class EventBase(Handle):
         Until then its use in the child raises RuntimeError: the kernel's state is the parent's.
         """
         self._check(lib.pyle_base_reinit(self._ptr), "event_reinit")
+        for child in tuple(self._table.values()):
+            if (after_fork := getattr(child, "_after_fork", None)) is not None:
+                after_fork()
         if lib.pyle_base_state(self._ptr, lib.PYLE_STATE_RUNNING_HERE) and _in_main_thread():
             _signal.set_wakeup_fd(lib.pyle_base_wakefd(self._ptr), warn_on_full_buffer=False)
 

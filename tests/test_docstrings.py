@@ -27,6 +27,14 @@ NO_C_FUNCTION = {
     "BufferEvent.close_after_write": "libevent has none",
     "Listener.enabled": "libevent does not tell",
     "Listener.address": "getsockname",
+    "DnsRequest.base": "C has no such call",
+    "DnsRequest.done": "C does not know",
+    "DnsBase.base": "C has no such call",
+    "DnsServerRequest.port": "a field of C's own",
+    "DnsServerRequest.questions": "a field of struct evdns_server_request",
+    "DnsServerPort.base": "C has no such call",
+    "DnsServerPort.fd": "C has no such call",
+    "DnsServerPort.address": "getsockname",
 }
 
 

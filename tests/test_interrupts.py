@@ -28,10 +28,16 @@ from pylibevent import (
     BEV_NEED_MORE,
     BEV_OPT_CLOSE_ON_FREE,
     BEV_OPT_THREADSAFE,
+    DNS_ERR_NOTEXIST,
     EV_READ,
     EV_WRITE,
+    EVDNS_BASE_DISABLE_WHEN_INACTIVE,
     EVLOOP_NONBLOCK,
+    EVLOOP_ONCE,
     BufferEvent,
+    DnsBase,
+    DnsServerPort,
+    DnsServerRequest,
     EvBuffer,
     Event,
     EventBase,
@@ -218,6 +224,10 @@ def full_base() -> tuple[EventBase, list[socket.socket]]:
     below = BufferEvent.pair(base)[0]
     BufferEvent.filter(below, None, None, BEV_OPT_CLOSE_ON_FREE)
     Listener.bind(base, lambda *_: None, ("127.0.0.1", 0))
+    DnsServerPort(base, ("127.0.0.1", 0), print)
+    dns = DnsBase(base, EVDNS_BASE_DISABLE_WHEN_INACTIVE)
+    dns.add_nameserver("127.0.0.1:9")
+    dns.getaddrinfo("www.example", 80, print)
     Event(base, peers[0], EV_WRITE, lambda *_: None).add()
     Timer(base, lambda: None).add(100)
     return base, peers
@@ -385,13 +395,15 @@ def test_a_socket_given_to_a_listener(base: EventBase) -> None:
     "make",
     [
         lambda base: Listener.bind(base, lambda *_: None, ("127.0.0.1", 0)),
+        lambda base: DnsServerPort(base, ("127.0.0.1", 0), print),
+        lambda base: DnsBase(base, EVDNS_BASE_DISABLE_WHEN_INACTIVE),
         BufferEvent.pair,
         BufferEvent.socket,
         lambda base: util.socketpair(),
         lambda base: EventBase(),
         lambda base: Timer(base, lambda: None).add(1),
     ],
-    ids=["bind", "pair", "socket", "socketpair", "base", "timer"],
+    ids=["bind", "port", "dns", "pair", "socket", "socketpair", "base", "timer"],
 )
 @pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -476,3 +488,36 @@ def test_a_callback_of_a_buffer() -> None:
             step.interrupt(lambda: buf.add_cb(lambda *_: calls.append(1)))
             buf.add(b"x")
             assert step.done or calls == [1]
+
+
+# ---- look-ups: each calls back, whatever comes in between ----
+
+
+@pytest.mark.parametrize("how", ["resolve_ipv4", "getaddrinfo", "numbers", "time limit"])
+def test_an_interrupted_loop_loses_no_answer(base: EventBase, how: str) -> None:
+    """Unless it is the callback of Python's that was interrupted: then it has begun."""
+
+    def answer(request: DnsServerRequest) -> None:
+        request.respond(DNS_ERR_NOTEXIST)
+
+    with (
+        DnsServerPort(base, ("127.0.0.1", 0), answer) as port,
+        DnsBase(base, EVDNS_BASE_DISABLE_WHEN_INACTIVE) as dns,
+    ):
+        dns.set_option("timeout", 0.01)  # the question that an interrupt has dropped comes again
+        for option in ("attempts", "max-timeouts"):
+            dns.set_option(option, 255)
+        if how != "time limit":
+            dns.add_nameserver(port.address)
+        for step in each_step():
+            got: list[object] = []
+            if how == "getaddrinfo":
+                request = dns.getaddrinfo("www.example", 80, got.append)
+            elif how == "numbers":
+                request = dns.getaddrinfo("127.0.0.1", 80, got.append)
+            else:
+                request = dns.resolve_ipv4("www.example", got.append, timeout=0.001)
+            step.interrupt(lambda: base.loop(EVLOOP_ONCE))
+            while not request.done:
+                base.loop(EVLOOP_ONCE)
+            assert len(got) == 1 or step.done

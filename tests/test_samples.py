@@ -604,3 +604,36 @@ def test_nobody_to_send_to_is_one_line_and_a_status() -> None:
     assert done.returncode == 1
     assert b"refused" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+# ---- dns_example ----
+
+
+@pytest.fixture(scope="module")
+def nameserver() -> Iterator[str]:
+    with serving("dns_example.py", "-T", "--port", "0") as server:
+        yield f"{server.host}:{server.port}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output"),
+    [
+        (["a.example"], "a.example: 192.168.11.11\n"),
+        (["-x", "10.0.0.1"], "10.0.0.1: foo.bar.example.com\n"),
+        (["-g", "127.0.0.1"], "[0] 127.0.0.1: 127.0.0.1\n"),
+    ],
+)
+def test_dns_example_looks_up_what_dns_example_answers(
+    nameserver: str, arguments: list[str], output: str
+) -> None:
+    done = run("dns_example.py", "-s", nameserver, *arguments)
+    assert (done.stderr, done.returncode) == (b"", 0)
+    assert done.stdout.decode().startswith(output)
+
+
+def test_dns_example_says_what_fails() -> None:
+    done = run("dns_example.py", "-s", "127.0.0.1:9", "--timeout", "0.1", "a.example")
+    assert b"a.example: no answer" in done.stdout
+    done = run("dns_example.py", "-s", "nobody", "a.example")
+    assert (done.stdout, done.returncode) == (b"", 1)
+    assert b"nobody" in done.stderr

@@ -24,6 +24,8 @@ from pylibevent import (
     BEV_OPT_CLOSE_ON_FREE,
     BEV_OPT_DEFER_CALLBACKS,
     BEV_TRIG_DEFER_CALLBACKS,
+    DNS_OPTION_SEARCH,
+    DNS_QUERY_NO_SEARCH,
     EV_MONOT_PRECISE,
     EV_PERSIST,
     EV_READ,
@@ -35,12 +37,15 @@ from pylibevent import (
     EVBUFFER_EOL_LF,
     EVBUFFER_FLAG_DRAINS_TO_FD,
     EVBUFFER_PTR_ADD,
+    EVDNS_BASE_DISABLE_WHEN_INACTIVE,
+    EVDNS_TYPE_TXT,
     EVENT_BASE_COUNT_ADDED,
     EVENT_BASE_FLAG_PRECISE_TIMER,
     EVLOOP_NONBLOCK,
     EVLOOP_ONCE,
     LEV_OPT_CLOSE_ON_FREE,
     LEV_OPT_REUSEABLE,
+    AddrInfoResult,
     BaseFlags,
     BufferCallbackFlags,
     BufferEvent,
@@ -51,6 +56,20 @@ from pylibevent import (
     CallbackEntry,
     ClosedError,
     CountFlags,
+    DnsBase,
+    DnsBaseFlags,
+    DnsError,
+    DnsErrorCode,
+    DnsOptions,
+    DnsQueryFlags,
+    DnsQuestion,
+    DnsRequest,
+    DnsResult,
+    DnsSection,
+    DnsServerFlags,
+    DnsServerPort,
+    DnsServerRequest,
+    DnsType,
     EolStyle,
     EvBuffer,
     Event,
@@ -452,6 +471,45 @@ def use_tls() -> None:
         error: Exception | None = bev.tls_error
         bev.allow_dirty_shutdown = error is None
         bev.close()
+
+
+def use_dns() -> None:
+    found: list[DnsResult] = []
+    infos: list[AddrInfoResult] = []
+
+    def on_found(result: DnsResult, what: str) -> None:
+        error: DnsError | None = result.error
+        code: DnsErrorCode | None = error.code if error else None
+        print(what, result.addresses, result.names, result.ttl, code)
+        found.append(result)
+
+    def on_infos(result: AddrInfoResult) -> None:
+        addresses = [address for _family, _type, _proto, _name, address in result.infos]
+        print(addresses, result.error)
+        infos.append(result)
+
+    def on_question(request: DnsServerRequest, ttl: int) -> None:
+        question: DnsQuestion = request.questions[0]
+        if question.type == DnsType.EVDNS_TYPE_A:
+            request.add_a(question.name, ["10.0.0.1"], ttl)
+            request.add_reply(
+                DnsSection.EVDNS_ADDITIONAL_SECTION, "a.example", EVDNS_TYPE_TXT, 1, ttl, b"\1a"
+            )
+        request.flags |= DnsServerFlags.EVDNS_FLAGS_AA
+        request.respond()
+
+    flags: DnsBaseFlags = EVDNS_BASE_DISABLE_WHEN_INACTIVE
+    options: tuple[DnsOptions, DnsQueryFlags] = (DNS_OPTION_SEARCH, DNS_QUERY_NO_SEARCH)
+    with EventBase() as base:
+        port = DnsServerPort(base, ("127.0.0.1", 0), on_question, 60)
+        dns = DnsBase(base, flags)
+        dns.add_nameserver(port.address)
+        servers: list[tuple[str, int]] = dns.nameservers
+        request: DnsRequest = dns.resolve_ipv4("a.example", on_found, "a", flags=options[1])
+        dns.getaddrinfo("a.example", 80, on_infos, timeout=5)
+        while not request.done or not infos:
+            base.loop(EVLOOP_ONCE)
+        print(servers, found)
 
 
 def use_versions() -> None:

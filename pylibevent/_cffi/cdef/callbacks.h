@@ -32,6 +32,14 @@ int pyle_py_accept_error(int slot, long long token, int error);
 int pyle_py_buffer(int slot, long long token, size_t orig_size, size_t n_added, size_t n_deleted);
 int pyle_py_buffer_waits(int slot, long long token);
 
+/* a look-up has ended, with a DNS_ERR_*; data: count addresses, or a name */
+int pyle_py_dns(int slot, long long token, int error, int type, int count, int ttl,
+                const char *data, int length);
+/* a DnsBase that was closed in a callback is freed now */
+int pyle_py_dns_closed(int slot, long long token);
+/* a DnsServerPort was asked something */
+int pyle_py_dns_query(int slot, long long token);
+
 /* a signal came while the main thread was in the loop: let Python run its handler */
 int pyle_py_signals(void);
 /* libevent let go of memory that add_reference() lent it */

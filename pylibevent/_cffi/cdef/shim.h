@@ -12,6 +12,10 @@ struct pyle_segment;
 struct pyle_tls;
 struct pyle_tls_hooks;
 struct pyle_tls_services;
+struct pyle_dns;
+struct pyle_lookup;
+struct pyle_port;
+struct pyle_query;
 
 /* What a call counts for Python stands in memory that Python has made before it, and whose end gives
  * it back: a signal handler's exception may come in as soon as the call is over. */
@@ -33,6 +37,7 @@ void pyle_disown(struct pyle_owned *);                  /* gives back what is in
 /* ---- base.c ---- */
 enum pyle_thing {
     PYLE_NOTHING, PYLE_BASES, PYLE_BUFS, PYLE_BEVS, PYLE_LISTENERS, PYLE_LIMITS, PYLE_GROUPS, PYLE_SEGMENTS,
+    PYLE_DNS_BASES, PYLE_LOOKUPS, PYLE_PORTS, PYLE_QUERIES,
     PYLE_SHARES,                                        /* of memory between buffers */
     PYLE_PINS                                           /* of Python objects in libevent's hands */
 };
@@ -219,6 +224,7 @@ int pyle_bev_write_buffer(struct pyle_bev *, struct pyle_buf *);
 int pyle_bev_read_buffer(struct pyle_bev *, struct pyle_buf *);
 int pyle_bev_connect(struct pyle_bev *, const void *address, int length);
 int pyle_bev_connect_hostname(struct pyle_bev *, int family, const char *host, int port);
+int pyle_bev_connect_failed(struct pyle_bev *, int error);     /* calls back soon; -1: may it connect? */
 int pyle_bev_dns_error(struct pyle_bev *);                     /* 0, or an EVUTIL_EAI_* turned positive */
 int pyle_bev_setwatermark(struct pyle_bev *, int what, size_t low, size_t high);
 int pyle_bev_getwatermark(struct pyle_bev *, int what, size_t *low, size_t *high);
@@ -285,6 +291,48 @@ int pyle_listener_accepting(void);                             /* the descriptor
 int pyle_sockaddr_inet(void *out, int family, const char *host, int port,
                        unsigned flowinfo, unsigned scope);
 int pyle_sockaddr_unix(void *out, const char *path, int length);
+
+/* ---- dns.c ---- */
+struct pyle_dns *pyle_dns_new(struct pyle_owned *, struct pyle_base *, long long token); /* NULL: no memory */
+void pyle_dns_unref(struct pyle_dns *);
+int pyle_dns_open(struct pyle_dns *, int flags);
+/* 1: it is freed in the loop, behind what waits there; look-ups have to be ended before. */
+int pyle_dns_close(struct pyle_dns *, int by_base);
+struct evdns_base *pyle_dns_ptr(struct pyle_dns *);            /* NULL once closed */
+int pyle_dns_nameserver(struct pyle_dns *, const void *address, int length);
+int pyle_dns_get_nameserver(struct pyle_dns *, int index, char *out, int size, int *port); /* the family */
+int pyle_dns_count(struct pyle_dns *);
+int pyle_dns_clear_nameservers(struct pyle_dns *);
+int pyle_dns_resume(struct pyle_dns *);
+int pyle_dns_resolv_conf(struct pyle_dns *, int flags, const char *path); /* evdns's answer */
+int pyle_dns_hosts(struct pyle_dns *, const char *path);       /* NULL: forget them; 1: cannot be read */
+int pyle_dns_search(struct pyle_dns *, const char *domain, int ndots); /* NULL, -1: none any more */
+int pyle_dns_set_option(struct pyle_dns *, const char *name, const char *value);
+
+struct pyle_lookup *pyle_lookup_new(struct pyle_owned *, struct pyle_dns *, long long token); /* NULL: no memory */
+void pyle_lookup_unref(struct pyle_lookup *);
+/* type: a DNS_*; what: a name, or for DNS_PTR the 4 or 16 bytes of an address */
+int pyle_lookup_start(struct pyle_lookup *, int type, const char *what, int length, int flags);
+int pyle_lookup_wait(struct pyle_lookup *, double seconds);    /* so long at most: DNS_ERR_TIMEOUT */
+int pyle_lookup_end(struct pyle_lookup *, int error);          /* in the loop, with a DNS_ERR_* */
+int pyle_lookup_forget(struct pyle_lookup *);                  /* no callback */
+
+struct pyle_port *pyle_port_new(struct pyle_owned *, struct pyle_base *, long long token); /* NULL: no memory */
+void pyle_port_unref(struct pyle_port *);
+int pyle_port_open(struct pyle_port *, int fd);                /* owns fd from then on */
+int pyle_port_close(struct pyle_port *);
+struct evdns_server_port *pyle_port_ptr(struct pyle_port *);   /* NULL once closed */
+int pyle_port_fd(struct pyle_port *);
+struct pyle_query *pyle_query_take(struct pyle_owned *);                      /* the one that the callback is for */
+void pyle_query_unref(struct pyle_query *);                    /* drops it if it was not answered */
+struct evdns_server_request *pyle_query_ptr(struct pyle_query *); /* NULL once answered */
+int pyle_query_question(struct pyle_query *, int index, char *name, int size, int *type, int *cls); /* 1: none */
+int pyle_query_address(struct pyle_query *, char *host, int size, int *port, unsigned *scope); /* the family */
+int pyle_query_flags(struct pyle_query *, int set, int flags);
+int pyle_query_add(struct pyle_query *, int section, const char *name, int type, int cls, int ttl,
+                   int length, int is_name, const char *data);
+int pyle_query_respond(struct pyle_query *, int error);        /* 1: it waits for the socket */
+int pyle_query_drop(struct pyle_query *);
 
 /* ---- log.c ---- */
 extern int pyle_log_waiting;

@@ -69,6 +69,10 @@ void pyle_disown(struct pyle_owned *owned)
     case PYLE_LIMITS: pyle_limit_unref(it); break;
     case PYLE_GROUPS: pyle_group_unref(it); break;
     case PYLE_SEGMENTS: pyle_segment_unref(it); break;
+    case PYLE_DNS_BASES: pyle_dns_unref(it); break;
+    case PYLE_LOOKUPS: pyle_lookup_unref(it); break;
+    case PYLE_PORTS: pyle_port_unref(it); break;
+    case PYLE_QUERIES: pyle_query_unref(it); break;
     default: break;
     }
 }

@@ -1590,6 +1590,16 @@ int pyle_bev_connect_hostname(struct pyle_bev *pv, int family, const char *host,
     CALL(pv, connect_to_name(pv, bev, family, host, port));
 }
 
+int pyle_bev_connect_failed(struct pyle_bev *pv, int error)
+{
+    if (pv->bev && !pv->is_socket)
+        return PYLE_RANGE;
+    if (error < 0)
+        CALL(pv, ((void)bev, 0));
+    CALL(pv, (errno = error,
+              bufferevent_trigger_event(bev, BEV_EVENT_ERROR, BEV_TRIG_DEFER_CALLBACKS), 0));
+}
+
 int pyle_bev_dns_error(struct pyle_bev *pv)
 {
     CALL(pv, -bufferevent_socket_get_dns_error(bev)); /* EVUTIL_EAI_* are negative */
