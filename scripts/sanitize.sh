@@ -1,6 +1,6 @@
 #!/bin/sh
-# The tests with the C source built with AddressSanitizer and UBSan, in a copy of the tree with an environment of its
-# own (build/sanitize); then the tests of the core with LeakSanitizer. Arguments, if any, are pytest's, for one run.
+# The tests with the C source built with AddressSanitizer, LeakSanitizer and UBSan, in a copy of the tree with an
+# environment of its own (build/sanitize). Arguments are pytest's.
 set -eu
 copy=build/sanitize
 fail() {
@@ -24,25 +24,13 @@ make .venv/installed-test
 reports=$PWD/reports
 rm -rf "$reports"
 mkdir "$reports"
-# Three frames of each allocation tell Python's own from ours, which scripts/lsan.supp leaves out.
-run() {
-	leaks=$1 frames=$2
-	shift 2
-	env LD_PRELOAD="$asan $ubsan" PYTHONMALLOC=malloc PYLIBEVENT_SANITIZED=1 \
-		ASAN_OPTIONS="detect_leaks=$leaks:malloc_context_size=$frames:abort_on_error=1:allocator_may_return_null=1:log_path=$reports/asan" \
-		LSAN_OPTIONS="suppressions=$PWD/scripts/lsan.supp:print_suppressions=0" \
-		UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/ubsan" \
-		.venv/bin/python -m pytest -q -p no:cacheprovider "$@" || failed=1
-}
-
 failed=0
-if [ $# -gt 0 ]; then
-	run 0 30 "$@"
-else
-	run 1 3 tests/test_buffer.py tests/test_bufferevent.py tests/test_event.py tests/test_listener.py tests/test_filter.py \
-		tests/test_fast.py tests/test_ratelimit.py tests/test_sharing.py tests/test_lifetime.py tests/regress
-	run 0 30 --ignore tests/test_build.py --ignore tests/test_typing.py # which run none of our C code
-fi
+# Leaks are looked for at the end of the tests (tests/conftest.py), not at the end of each process.
+env LD_PRELOAD="$asan $ubsan" PYTHONMALLOC=malloc PYLIBEVENT_SANITIZED=1 \
+	ASAN_OPTIONS="detect_leaks=1:leak_check_at_exit=0:abort_on_error=1:allocator_may_return_null=1:log_path=$reports/asan" \
+	LSAN_OPTIONS="suppressions=$PWD/scripts/lsan.supp:print_suppressions=0" \
+	UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/ubsan" \
+	.venv/bin/python -m pytest -q -p no:cacheprovider "$@" || failed=1
 for report in "$reports"/*; do
 	[ ! -s "$report" ] || { failed=1; echo "--- $report"; head -n 60 "$report"; }
 done
