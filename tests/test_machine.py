@@ -11,6 +11,7 @@ import contextlib
 import functools
 import gc
 import io
+import os
 import random
 import signal
 import socket
@@ -63,6 +64,7 @@ from pylibevent import (
 BASES = 2
 MOST = 5  # of each other kind; one more takes the place of another, which is dropped
 SPIN = 3000  # callbacks in a round of the loop
+LOG = os.environ.get("PYLIBEVENT_FUZZ_LOG")  # a file for the steps of the run that is under way
 SIGNAL = signal.SIGUSR1
 RESET = struct.pack("ii", 1, 0)
 PERIOD = 65521
@@ -164,6 +166,7 @@ def step(
     def decorate(function: Callable[..., None]) -> Any:
         @functools.wraps(function)
         def attempt(self: Machine, **values: Any) -> None:
+            self.tell(function.__name__, values)
             try:
                 function(self, **values)
             except (Boom, Quit, *errors):
@@ -183,6 +186,8 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         watch_for_hangs()
+        if LOG:
+            open(LOG, "w").close()
         gc.collect()
         self.balance = Balance()
         self.unraisablehook = sys.unraisablehook
@@ -235,6 +240,13 @@ class Machine(RuleBasedStateMachine):
         assert [note for note in self.notes if note.finals] == []
 
     # -- helpers --
+
+    def tell(self, name: str, values: dict[str, Any]) -> None:
+        """A crash leaves no time to say what led to it."""
+        if LOG and self.depth == 0:
+            arguments = ", ".join(f"{key}={value!r}" for key, value in values.items())
+            with open(LOG, "a") as log:
+                log.write(f"state.{name}({arguments})\n")
 
     def keep(self, kind: list[Held], i: int, it: Any, note: Note) -> None:
         self.notes.append(note)
@@ -370,6 +382,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(steps=st.deferred(lambda: st.lists(st.one_of(script_steps), min_size=1, max_size=3)))
     def plan(self, steps: list[tuple[str, dict[str, Any]]]) -> None:
+        self.tell("plan", {"steps": steps})
         self.script.append(steps)
 
     @step(past_handlers=st.booleans())
@@ -378,6 +391,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(how=st.integers(0, 2))
     def end(self, how: int) -> None:
+        self.tell("end", {"how": how})
         self.ending = how
 
     @step(generation=st.integers(0, 2))
@@ -400,18 +414,17 @@ class Machine(RuleBasedStateMachine):
         for _ in range(rounds):
             if self.depth == 0:
                 self.calls = 0
-            running = base.it.running
             try:
                 with self.using(base):
                     assert base.it.loop(EVLOOP_ONCE | EVLOOP_NONBLOCK) in (0, 1)
-            except RuntimeError:
-                assert running
+            except RuntimeError as error:
+                assert self.depth and "running already" in str(error)
 
     @step(b=which_base)
     def wait(self, b: int) -> None:
         """Long enough for the short timeouts."""
         base = self.bases[b]
-        if base.it.closed or base.it.running:
+        if base.it.closed or self.depth:
             return
         over: list[bool] = []
         timer = Timer(base.it, over.append, True)
@@ -621,6 +634,7 @@ class Machine(RuleBasedStateMachine):
             self.adopt(base, other, self.adopt(base, one, None, i), (i + 1) % MOST)
 
     @step(
+        BufferError,
         i=which,
         at=which,
         options=options,
@@ -815,8 +829,11 @@ class Machine(RuleBasedStateMachine):
     @step(i=which, what=directions, mode=st.integers(0, 2))
     def flush(self, i: int, what: int, mode: int) -> None:
         if one := self.pick(self.bevs, i):
-            with self.using(one):
-                one.it.flush(what, mode)
+            try:
+                with self.using(one):
+                    one.it.flush(what, mode)
+            except LibeventError:
+                assert one.it.partner is None  # as in C
 
     @step(i=which)
     def look_at_bev(self, i: int) -> None:
