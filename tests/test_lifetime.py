@@ -1205,3 +1205,18 @@ def test_deferred_callbacks_at_the_end_call_no_event_of_a_c_library() -> None:
     base.close()
     lib.event_free(event)
     assert calls == []
+
+
+def test_an_event_finalized_in_its_callback_that_closes_the_base_is_let_go_of() -> None:
+    base = EventBase()
+    finalized: list[Event] = []
+
+    def callback() -> None:
+        timer.finalize(finalized.append)
+        base.close()
+
+    timer = Timer(base, callback)
+    timer.add(0)
+    base.dispatch()
+    assert finalized == [timer]
+    assert cb.finalizing == {}
