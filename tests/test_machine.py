@@ -90,6 +90,10 @@ class Note:
         self.style = 0  # how much its callbacks read
         self.out = self.into = Stream()  # of a bufferevent: what it writes, what it reads
         self.finals = 0  # finalizers due
+        self.below: Note | None = None  # what a filter is on
+
+    def over(self) -> bool:
+        return self.silent or (self.below is not None and self.below.over())
 
     def called(self) -> None:
         assert not self.silent, "a callback after the end of its object"
@@ -110,6 +114,7 @@ class Stream:
     def __init__(self) -> None:
         self.written = self.read = 0
         self.whole = True
+        self.reading = False
 
     @contextlib.contextmanager
     def putting(self, n: int) -> Iterator[bytes]:
@@ -309,7 +314,7 @@ class Machine(RuleBasedStateMachine):
         try:
             yield
         except ClosedError:
-            assert any(one.it.closed or one.note.silent for one in held)
+            assert any(one.it.closed or one.note.over() for one in held)
         else:
             assert not any(closed)
 
@@ -691,7 +696,7 @@ class Machine(RuleBasedStateMachine):
             return
         note = Note(base.note)
         note.out, note.into = Stream(), Stream()
-        below = under.note
+        note.below = below = under.note
         inward = outward = None
         if kinds[0]:
             inward = functools.partial(self.on_filter, note, below.into, note.into, kinds[0])
@@ -735,6 +740,7 @@ class Machine(RuleBasedStateMachine):
             source.got(src.remove(n))
             with target.putting(n) as fresh:
                 dst.add(fresh)
+            self.calls -= 1  # it comes to an end
         except (Boom, Quit):
             source.whole = False
             raise
@@ -793,6 +799,9 @@ class Machine(RuleBasedStateMachine):
 
     def read_some(self, one: Held, n: int, how: int, raises: bool = False) -> None:
         into = one.note.into
+        if into.reading:  # in a callback of a read: what comes now is seen before what came first
+            into.whole = False
+        outer, into.reading = into.reading, True
         try:
             if how == 0:
                 into.got(one.it.read(n))
@@ -815,6 +824,8 @@ class Machine(RuleBasedStateMachine):
                 raise
         except AssertionError as failure:
             self.failures.append(failure)
+        finally:
+            into.reading = outer
 
     @step(i=which, n=counts, output=st.booleans())
     def look_at_buffers(self, i: int, n: int, output: bool) -> None:
