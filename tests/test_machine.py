@@ -1139,4 +1139,4 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.mark.filterwarnings("ignore:unclosed <EventBase:ResourceWarning")
 class TestMachine(Machine.TestCase):  # type: ignore[misc]
-    settings = settings(max_examples=10 * max(FUZZ, 1), stateful_step_count=50)
+    settings = settings(max_examples=60 * max(FUZZ, 1), stateful_step_count=40)
