@@ -15,7 +15,7 @@ measures_memory = pytest.mark.skipif(
 )
 
 # How many times as much as else is tried by tests that draw what they do: see `make fuzz`.
-FUZZ = int(os.environ.get("PYLIBEVENT_FUZZ", 0))
+FUZZ = int(os.environ.get("PYLIBEVENT_FUZZ", "0"))
 
 
 def few_rounds(base: EventBase, n: int = 20) -> None:

@@ -48,7 +48,7 @@ def pytest_collection_finish() -> None:
 
 
 def watch_for_hangs() -> None:
-    """Within 120 seconds it is called again, or the test ends, or all ends and says where it hung."""
+    """All ends in 120 seconds, and says where, unless this is called again or the test ends."""
     faulthandler.dump_traceback_later(120, exit=True)
 
 

@@ -198,7 +198,8 @@ def step(
 
         script_steps.append(st.tuples(st.just(function.__name__), st.fixed_dictionaries(drawn)))
         whole: Any = {**drawn, "inside": st.none() | scripts, "then": st.integers(0, 3)}
-        return rule(**whole)(attempt)
+        as_rule: Any = rule(**whole)
+        return as_rule(attempt)
 
     return decorate
 
