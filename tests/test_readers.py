@@ -94,7 +94,8 @@ class Peer:
                 for _ in range(self.rng.randint(0, 2)):
                     self.round()
             if self.ending == "half close":
-                self.sock.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(OSError):  # it was reset
+                    self.sock.shutdown(socket.SHUT_WR)
         if self.ending == "reset":
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if self.ending != "half close":
