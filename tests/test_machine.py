@@ -17,6 +17,7 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -89,6 +90,7 @@ class Note:
         self.silent = False  # no callback may come any more
         self.style = 0  # how much its callbacks read
         self.out = self.into = Stream()  # of a bufferevent: what it writes, what it reads
+        self.frozen = False
         self.finals = 0  # finalizers due
         self.below: Note | None = None  # what a filter is on
 
@@ -263,6 +265,9 @@ class Machine(RuleBasedStateMachine):
         self.views: list[tuple[memoryview, bytes]] = []
         self.dialled: dict[int, Note] = {}  # the port of one end, until the other accepts it
         self.old_sockets: list[socket.socket] = []
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115
+        self.file.write(PATTERN)
+        self.file.flush()
 
     def on_unraisable(self, info: Any) -> None:
         if not isinstance(info.exc_value, (Boom, Quit)):  # the second one of a call
@@ -282,6 +287,7 @@ class Machine(RuleBasedStateMachine):
             sock.close()
         for sock in self.old_sockets:
             sock.close()
+        self.file.close()
         signal.signal(SIGNAL, self.old_handler)
         sys.unraisablehook = self.unraisablehook
         if self.failures:
@@ -774,13 +780,15 @@ class Machine(RuleBasedStateMachine):
         BufferError,
         i=which,
         n=counts,
-        how=st.sampled_from(["write", "output", "buffer", "reference", "reserve"]),
+        how=st.sampled_from(["write", "output", "buffer", "reference", "reserve", "file"]),
     )
     def write(self, i: int, n: int, how: str) -> None:
         one = self.pick(self.bevs, i)
         if one is None:
             return
-        with self.using(one), one.note.out.putting(n) as data:
+        start = one.note.out.written
+        refused = [LibeventError] if one.note.frozen else []
+        with contextlib.suppress(*refused), self.using(one), one.note.out.putting(n) as data:
             if how == "write":
                 one.it.write(data)
             elif how == "output":
@@ -790,6 +798,8 @@ class Machine(RuleBasedStateMachine):
                 one.it.write_buffer(buf)
             elif how == "reference":
                 one.it.output.add_reference(data)
+            elif how == "file":
+                one.it.output.add_file(self.file, start % PERIOD, n)
             else:
                 views = one.it.output.reserve_space(n, 1)
                 views[0][:n] = data
@@ -831,7 +841,61 @@ class Machine(RuleBasedStateMachine):
         finally:
             into.reading = outer
 
-    @step(i=which, n=counts, output=st.booleans())
+    @step(BufferError, LibeventError, i=which, j=which)
+    def relay(self, i: int, j: int) -> None:
+        """What one has read the other writes: an end to what we know of either's bytes."""
+        one, other = self.pick(self.bevs, i), self.pick(self.bevs, j)
+        if one and other:
+            one.note.into.whole = other.note.out.whole = False
+            with self.using(one, other):
+                other.it.write_buffer(one.it.input)
+
+    @step(
+        BufferError,
+        LibeventError,
+        i=which,
+        n=counts,
+        output=st.booleans(),
+        how=st.sampled_from(["drain", "prepend", "freeze", "unfreeze", "expand", "readln"]),
+    )
+    def meddle(self, i: int, n: int, output: bool, how: str) -> None:
+        if one := self.pick(self.bevs, i):
+            stream = one.note.out if output else one.note.into
+            stream.whole = False
+            with self.using(one):
+                buf = one.it.output if output else one.it.input
+                if how == "prepend":
+                    buf.prepend(PATTERN[:n])
+                elif how == "readln":
+                    buf.readln()
+                elif how in ("freeze", "unfreeze"):
+                    one.note.frozen = True  # perhaps
+                    getattr(buf, how)(n % 2)
+                else:
+                    getattr(buf, how)(n)
+
+    @step(i=which)
+    def other_socket(self, i: int) -> None:
+        """Another descriptor takes the place of the old one, which is closed."""
+        one = self.pick(self.bevs, i)
+        if one is None or one.note.below or one.it.closed or one.note.silent or one.it.fd < 0:
+            return
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        try:
+            with self.using(one):
+                old = one.it.fd
+                one.it.fd = ours
+                os.close(old)
+                one.note.out, one.note.into = Stream(), Stream()
+                one.note.out.whole = one.note.into.whole = False
+                self.add_peer(theirs, i, one.note)
+        finally:
+            if ours.fileno() >= 0:
+                ours.close()
+                theirs.close()
+
+    @step(BufferError, i=which, n=counts, output=st.booleans())
     def look_at_buffers(self, i: int, n: int, output: bool) -> None:
         """Takes views, which are kept."""
         if one := self.pick(self.bevs, i):
