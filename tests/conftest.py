@@ -42,6 +42,13 @@ settings.register_profile("fuzz", deadline=None, database=None, print_blob=False
 settings.load_profile("fuzz" if FUZZ else "fixed")
 
 
+stderr: list[int] = []  # the real one, which the capturing of output leaves alone
+
+
+def pytest_configure() -> None:
+    stderr.append(os.dup(2))
+
+
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # collections look at what is new since, not at pytest
@@ -49,7 +56,7 @@ def pytest_collection_finish() -> None:
 
 def watch_for_hangs() -> None:
     """All ends in 120 seconds, and says where, unless this is called again or the test ends."""
-    faulthandler.dump_traceback_later(120, exit=True)
+    faulthandler.dump_traceback_later(120, exit=True, file=stderr[0])
 
 
 class Balance:
