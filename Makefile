@@ -11,12 +11,13 @@ BUILD_INPUTS = pyproject.toml setup.py build_libevent.py pylibevent/_version.py 
 export PYTHON VENV
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help echo test soak bench lint generate clean
+.PHONY: help echo test soak fuzz bench lint generate clean
 
 help:
 	@echo 'make echo [ARGS="--port 8899"]         install what is missing, build, run examples/echo_server.py'
 	@echo 'make test [PYTEST_ARGS="-k buffer"]    the same set-up, then the tests'
 	@echo 'make soak [MINUTES=5] [SEED=1]         1,000 clients of every kind against the echo server and the proxy'
+	@echo 'make fuzz [MINUTES=10] [SEED=n]          random steps and bytes, seed after seed: SEED=n repeats what has failed'
 	@echo 'make bench [BENCH_ARGS="--quick"]      all benchmarks: table, JSON, plots into $(RESULTS)'
 	@echo 'make lint                              ruff, mypy --strict, pyright, the C compiler with its warnings as errors'
 	@echo 'make generate                          write what is made by scripts: the raw layer'\''s types, docs/api_coverage.md'
@@ -31,6 +32,9 @@ test: $(VENV)/installed-test
 
 soak: $(VENV)/installed
 	$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(VENV)/installed-test
+	@scripts/fuzz.sh $(BIN)/python $(or $(MINUTES),10) $(or $(SEED),$(shell date +%s))
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks --table $(RESULTS)/results.md --json $(RESULTS)/results.json \

@@ -822,7 +822,7 @@ class Event(Handle):
             finalizer(self, *args)
 
     def _close_with_base(self, token: int) -> None:
-        if self._finalizer is not None:
+        if self._finalizer is not None and lib.pyle_event_token(self._ptr) == token:
             cb.finalizing[token] = self
         lib.pyle_event_del(self._ptr, 1)
         self._forget()

@@ -14,6 +14,9 @@ measures_memory = pytest.mark.skipif(
     "PYLIBEVENT_SANITIZED" in os.environ, reason="a sanitizer has its own use of memory"
 )
 
+# How many times as much as else is tried by tests that draw what they do: see `make fuzz`.
+FUZZ = int(os.environ.get("PYLIBEVENT_FUZZ", "0"))
+
 
 def few_rounds(base: EventBase, n: int = 20) -> None:
     """Runs all that is due, and what follows from it."""

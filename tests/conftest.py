@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from common import FUZZ
+from hypothesis import settings
 
 from pylibevent import EVLOOP_ONCE, EventBase, Timer, ffi, lib
 from pylibevent import _callbacks as cb
@@ -35,6 +37,19 @@ def alive() -> dict[str, int]:
     return {name: lib.pyle_alive(kind) for kind, name in kinds.items()}
 
 
+# `make fuzz` sets the second one: with --hypothesis-seed each run is another, and can be repeated.
+settings.register_profile("fixed", deadline=None, database=None, derandomize=True)
+settings.register_profile("fuzz", deadline=None, database=None, print_blob=False)
+settings.load_profile("fuzz" if FUZZ else "fixed")
+
+
+stderr: list[int] = []  # the real one, which the capturing of output leaves alone
+
+
+def pytest_configure() -> None:
+    stderr.append(os.dup(2))
+
+
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # collections look at what is new since, not at pytest
@@ -48,27 +63,42 @@ def pytest_sessionfinish() -> None:
         ctypes.CDLL(None)["__lsan_do_recoverable_leak_check"]()
 
 
+def watch_for_hangs() -> None:
+    """All ends in 120 seconds, and says where, unless this is called again or the test ends."""
+    faulthandler.dump_traceback_later(120, exit=True, file=stderr[0])
+
+
+class Balance:
+    """What there is at one moment, of which nothing more may be left later."""
+
+    def __init__(self) -> None:
+        self.descriptors, self.structs = open_descriptors(), alive()
+
+    def check(self) -> None:
+        """No base, struct of C's, pending event, pin, exception or descriptor is left."""
+        gc.collect()
+        assert list(cb.bases.values()) == []
+        assert alive() == self.structs
+        assert not any(cb.tables)
+        assert cb.finalizing == {}
+        assert not lib.pyle_signals()
+        assert cb.pins == {}
+        assert stash.exceptions == []
+        assert open_descriptors() - self.descriptors == set()
+
+
 @pytest.fixture(autouse=True)
 def _balance(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After each test: no base, struct of C's, pending event, pin, exception, thread or descriptor
-    is left that was not there before."""
-    descriptors, structs, threads = open_descriptors(), alive(), set(threading.enumerate())
-    faulthandler.dump_traceback_later(120, exit=True)  # a hang says where
+    """After each test: nothing of ours and no thread is left that was not there before."""
+    balance, threads = Balance(), set(threading.enumerate())
+    watch_for_hangs()
     yield
     faulthandler.cancel_dump_traceback_later()
     request.node.funcargs.clear()
     for thread in set(threading.enumerate()) - threads:
         thread.join(10)
         assert not thread.is_alive(), f"{thread} is left"
-    gc.collect()
-    assert list(cb.bases.values()) == []
-    assert alive() == structs
-    assert not any(cb.tables)
-    assert cb.finalizing == {}
-    assert not lib.pyle_signals()
-    assert cb.pins == {}
-    assert stash.exceptions == []
-    assert open_descriptors() - descriptors == set()
+    balance.check()
     gc.freeze()
 
 

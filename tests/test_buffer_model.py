@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from common import FUZZ
+from conftest import watch_for_hangs
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -22,8 +24,12 @@ from pylibevent import (
     EVBUFFER_EOL_CRLF_STRICT,
     EVBUFFER_EOL_LF,
     EVBUFFER_EOL_NUL,
+    EVLOOP_NONBLOCK,
     ClosedError,
     EvBuffer,
+    EventBase,
+    FileSegment,
+    LibeventError,
     LineTooLong,
 )
 from pylibevent import _callbacks as cb
@@ -31,7 +37,7 @@ from pylibevent import _callbacks as cb
 FILE = bytes(i * 31 % 251 for i in range(9000))
 BUFFERS = 3
 
-SETTINGS = settings(deadline=None, database=None)
+SETTINGS = settings(max_examples=100 * max(FUZZ, 1))
 
 # ---- the model of a line ----
 
@@ -252,8 +258,12 @@ actions = st.one_of(
     st.tuples(st.just("add_buffer"), which, which),
     st.tuples(st.just("prepend_buffer"), which, which),
     st.tuples(st.just("remove_buffer"), which, which, numbers),
+    st.tuples(st.just("add_buffer_reference"), which, which),
+    st.tuples(st.just("add_iovec"), which, st.lists(small_bytes, max_size=4)),
     st.tuples(st.just("close"), which),
     st.tuples(st.just("view"), which),
+    st.tuples(st.just("freeze"), which, st.booleans(), st.booleans()),
+    st.tuples(st.just("collect")),
     st.tuples(st.just("raise")),
 )
 
@@ -262,16 +272,20 @@ class Buffers(RuleBasedStateMachine):
     """Three buffers and their models. Each buffer has a callback, which keeps count, and which
     does what was planned for it: change a buffer, close one, take a view, raise.
 
-    While a view of a buffer is out each change of it is refused. What a callback does may also
-    be refused because its buffer is in the middle of a move.
+    While a view of a buffer is out each change of it is refused, and while it is frozen those at
+    that end. What a callback does may also be refused because its buffer is in the middle of a
+    move. A buffer whose callbacks are deferred tells in the loop what has changed.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        watch_for_hangs()
         self.pins = set(cb.pins)
+        self.base = EventBase()
         self.file = tempfile.TemporaryFile()  # noqa: SIM115
         self.file.write(FILE)
         self.file.flush()
+        self.segment = FileSegment(self.file, 50, 8000)
         self.ours, self.theirs = socket.socketpair()
         self.ours.setblocking(False)
         self.theirs.setblocking(False)
@@ -281,6 +295,8 @@ class Buffers(RuleBasedStateMachine):
         self.views: list[list[tuple[memoryview, bytes]]] = []
         self.orphans: list[tuple[memoryview, bytes]] = []
         self.plans: list[list[Action]] = []
+        self.frozen: list[set[bool]] = [set() for _ in range(BUFFERS)]
+        self.deferred: list[bool] = [False] * BUFFERS
         for i in range(BUFFERS):
             self.bufs.append(EvBuffer())
             self.models.append(bytearray())
@@ -301,6 +317,8 @@ class Buffers(RuleBasedStateMachine):
                 views.pop()[0].release()
         for buf in self.bufs:
             buf.close()
+        self.segment.close()
+        self.base.close()
         self.file.close()
         self.ours.close()
         self.theirs.close()
@@ -328,13 +346,19 @@ class Buffers(RuleBasedStateMachine):
                 self.views[i] += [(view, bytes(view)) for view in self.bufs[i].peek()]
             return
         before = [bytearray(model) for model in self.models]
+        if name == "collect":
+            gc.collect()
+            return
+        if name == "freeze":
+            self.do_freeze(*args)
+            return
         try:
             if name == "close":
                 self.bufs[args[0]].close()
                 assert self.bufs[args[0]].closed
             else:
                 getattr(self, f"do_{name}")(*args)
-        except (BufferError, ClosedError):
+        except (BufferError, LibeventError):
             self.models = before
         except Boom:
             pass  # the change was made
@@ -377,9 +401,28 @@ class Buffers(RuleBasedStateMachine):
             del self.models[i][:n]
         assert self.bufs[i].remove_buffer(self.bufs[j], n) == expected
 
+    def do_add_buffer_reference(self, i: int, j: int) -> None:
+        self.models[i] += self.models[j]
+        self.bufs[i].add_buffer_reference(self.bufs[j])
+
+    def do_add_iovec(self, i: int, pieces: list[bytes]) -> None:
+        if self.plans[i]:  # as in C callbacks come after each piece, and may add between them
+            pieces = [b"".join(pieces)]
+        self.models[i] += b"".join(pieces)
+        assert self.bufs[i].add_iovec(pieces) == len(b"".join(pieces))
+
+    def do_freeze(self, i: int, at_front: bool, on: bool) -> None:
+        with contextlib.suppress(ClosedError):
+            if on:
+                self.bufs[i].freeze(at_front)
+                self.frozen[i].add(at_front)
+            else:
+                self.bufs[i].unfreeze(at_front)
+                self.frozen[i].discard(at_front)
+
     @contextlib.contextmanager
     def change(self, *involved: int) -> Iterator[bool]:
-        """Whether it may: no view of these buffers is out."""
+        """Whether it may: no view of these buffers is out. A frozen one may refuse as well."""
         may = not any(self.views[i] for i in involved)
         before = [bytearray(model) for model in self.models]
         try:
@@ -388,6 +431,9 @@ class Buffers(RuleBasedStateMachine):
             assert may
         except BufferError:
             assert not may
+            self.models = before
+        except LibeventError:
+            assert any(self.frozen[i] for i in involved)
             self.models = before
         for i, buf in enumerate(self.bufs):
             if buf.closed:
@@ -400,6 +446,8 @@ class Buffers(RuleBasedStateMachine):
         self.models[i] = bytearray()
         self.views[i] = []
         self.counts[i] = 0
+        self.frozen[i] = set()
+        self.deferred[i] = False
 
     # -- the rules --
 
@@ -424,6 +472,79 @@ class Buffers(RuleBasedStateMachine):
         with self.change(i):
             self.models[i] += FILE[offset : offset + n]
             self.bufs[i].add_file(self.file, offset, n)
+
+    @rule(i=which, offset=st.integers(0, 8000), n=numbers)
+    def add_file_segment(self, i: int, offset: int, n: int) -> None:
+        n = min(n, 8000 - offset)
+        with self.change(i):
+            self.models[i] += FILE[50 + offset :][:n]
+            self.bufs[i].add_file_segment(self.segment, offset, n)
+
+    @rule(i=which, j=which)
+    def add_buffer_reference(self, i: int, j: int) -> None:
+        assume(i != j)
+        with self.change(i, j):
+            self.do_add_buffer_reference(i, j)
+
+    @rule(i=which, data=chunks(any_bytes))
+    def add_iovec(self, i: int, data: list[bytes]) -> None:
+        with self.change(i):
+            self.do_add_iovec(i, data)
+
+    @rule(i=which, data=small_bytes, n=st.integers(0, 99))
+    def add_printf(self, i: int, data: bytes, n: int) -> None:
+        with self.change(i):
+            self.models[i] += b"%b %d" % (data, n)
+            assert self.bufs[i].add_printf(b"%b %d", data, n) == len(b"%b %d" % (data, n))
+
+    @rule(i=which, data=any_bytes, room=numbers, pieces=st.integers(1, 4), commit=st.booleans())
+    def reserve(self, i: int, data: bytes, room: int, pieces: int, commit: bool) -> None:
+        """Either all is written there and added, or the views stay out."""
+        with self.change(i):
+            views = self.bufs[i].reserve_space(len(data) + room, pieces)
+            assert sum(map(len, views)) >= len(data) + room
+            rest = data
+            for view in views:
+                part, rest = rest[: len(view)], rest[len(view) :]
+                view[: len(part)] = part
+            if commit:
+                self.models[i] += data
+                self.bufs[i].commit_space(len(data))
+            else:
+                self.views[i] += [(view, bytes(view)) for view in views]
+
+    @rule(i=which, at_front=st.booleans(), on=st.booleans())
+    def freeze(self, i: int, at_front: bool, on: bool) -> None:
+        self.do_freeze(i, at_front, on)
+        if on and self.models[i] and not self.views[i]:
+            with pytest.raises(LibeventError):
+                self.bufs[i].drain(1) if at_front else self.bufs[i].add(b"x")
+
+    @rule(i=which)
+    def defer(self, i: int) -> None:
+        with self.change(i):
+            self.bufs[i].defer_callbacks(self.base)
+            self.deferred[i] = True
+
+    @rule()
+    def loop(self) -> None:
+        """Tells all that was deferred, as often as callbacks make more of it."""
+        for _ in range(100):
+            with self.change():
+                self.base.loop(EVLOOP_NONBLOCK)
+                break
+        assert self.counts == [len(model) for model in self.models]
+
+    @rule(i=which, needle=small_bytes, start=numbers, n=numbers)
+    def look(self, i: int, needle: bytes, start: int, n: int) -> None:
+        """Positions are numbers: whatever was done before, they are where they say."""
+        model, buf = bytes(self.models[i]), self.bufs[i]
+        start = min(start, len(model))
+        found = buf.search(needle, buf.ptr_set(start))
+        assert (-1 if found is None else found.pos) == model.find(needle, start)
+        assert buf.copyout_from(start, n) == model[start : start + n]
+        assert buf.contiguous_space <= len(model)
+        assert (needle in buf) is (needle in model)
 
     @rule(i=which, n=numbers)
     def expand(self, i: int, n: int) -> None:
@@ -493,18 +614,21 @@ class Buffers(RuleBasedStateMachine):
     def read(self, i: int, data: bytes) -> None:
         assume(data)
         self.theirs.send(data)
-        got = 0
-        while got < len(data):
-            left = len(data) - got
+        left = data
+        while left:
+            part, taken = left[:4096], False
             with self.change(i) as may:
-                n = min(left, 4096)
-                if may:
-                    got += n
-                self.models[i] += data[len(data) - left :][:n]
-                assert self.bufs[i].read(self.ours) == n
-            if not may:
-                assert self.ours.recv(10_000) == data[len(data) - left :]
-                break
+                self.models[i] += part
+                taken = may
+                try:
+                    assert self.bufs[i].read(self.ours) == len(part)
+                except LibeventError:  # frozen
+                    taken = False
+                    raise
+            if not taken:
+                assert self.ours.recv(10_000) == left
+                return
+            left = left[len(part) :]
 
     @rule(i=which, n=numbers)
     def write(self, i: int, n: int) -> None:
@@ -559,7 +683,8 @@ class Buffers(RuleBasedStateMachine):
 
     @invariant()
     def counts_add_up(self) -> None:
-        assert self.counts == [len(model) for model in self.models]
+        for count, model, deferred in zip(self.counts, self.models, self.deferred, strict=True):
+            assert deferred or count == len(model)
 
     @invariant()
     def views_show_what_they_showed(self) -> None:
@@ -569,6 +694,4 @@ class Buffers(RuleBasedStateMachine):
 
 
 TestBuffers = pytest.mark.slow(Buffers.TestCase)
-TestBuffers.settings = settings(
-    deadline=None, database=None, max_examples=100, stateful_step_count=50
-)
+TestBuffers.settings = settings(max_examples=100 * max(FUZZ, 1), stateful_step_count=50)

@@ -679,6 +679,17 @@ def test_fewer_priorities_than_an_event_needs_is_a_value_error(base: EventBase) 
     base.dispatch()
 
 
+def test_the_number_of_priorities_cannot_change_while_the_loop_runs(base: EventBase) -> None:
+    def change() -> None:
+        with pytest.raises(RuntimeError, match="running"):
+            base.priority_init(3)
+
+    Timer(base, change).add(0)
+    base.once(-1, EV_TIMEOUT, nothing)
+    assert base.dispatch() == 1
+    base.priority_init(3)
+
+
 def test_the_priority_of_an_active_event_cannot_change(base: EventBase) -> None:
     base.priority_init(2)
     event = Event(base, -1, EV_READ, nothing)

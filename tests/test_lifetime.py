@@ -35,6 +35,8 @@ from pylibevent import (
     Listener,
     Signal,
     Timer,
+    ffi,
+    lib,
 )
 from pylibevent import _callbacks as cb
 
@@ -1175,3 +1177,46 @@ def test_listeners_may_be_subclassed(base: EventBase, run_until: RunUntil) -> No
     with socket.create_connection(server.address):
         run_until(lambda: server.clients)
     server.close()
+
+
+@pytest.mark.parametrize("closed_first", [False, True])
+def test_a_deferred_callback_that_waits_when_the_base_is_closed_keeps_no_buffer(
+    closed_first: bool,
+) -> None:
+    base = EventBase()
+    one, other = BufferEvent.pair(base)
+    other.setcb(nothing)
+    other.enable(EV_READ)
+    one.output.add_reference(b"bytes")
+    assert len(other.input) == 5
+    if closed_first:
+        one.close()
+        other.close()
+    base.close()
+    assert cb.pins == {}
+
+
+def test_deferred_callbacks_at_the_end_call_no_event_of_a_c_library() -> None:
+    base = EventBase()
+    calls: list[int] = []
+    callback = ffi.callback("event_callback_fn", lambda *_args: calls.append(1))
+    event = lib.event_new(base.ptr, -1, 0, callback, ffi.NULL)
+    lib.event_active(event, lib.EV_TIMEOUT, 1)
+    base.close()
+    lib.event_free(event)
+    assert calls == []
+
+
+def test_an_event_finalized_in_its_callback_that_closes_the_base_is_let_go_of() -> None:
+    base = EventBase()
+    finalized: list[Event] = []
+
+    def callback() -> None:
+        timer.finalize(finalized.append)
+        base.close()
+
+    timer = Timer(base, callback)
+    timer.add(0)
+    base.dispatch()
+    assert finalized == [timer]
+    assert cb.finalizing == {}

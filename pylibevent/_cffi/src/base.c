@@ -661,6 +661,23 @@ void pyle_let_go(struct pyle_held *held)
     }
 }
 
+static int would_be_called(const struct event_base *base, const struct event *ev, void *arg)
+{
+    (void)base;
+    (void)arg;
+    return !(ev->ev_evcallback.evcb_flags & (EVLIST_INTERNAL | EVLIST_FINALIZING));
+}
+
+/* event_base_free forgets deferred callbacks, and with them the freed bufferevents that wait for
+ * these. They are called: of ours none has anything left to call. Events of a C library's would be
+ * called as well, so with one of these there all stays as in C. */
+static void let_deferred_go(struct event_base *base)
+{
+    if (event_base_get_num_events(base, EVENT_BASE_COUNT_ACTIVE) > 0 &&
+        !event_base_foreach_event(base, would_be_called, NULL))
+        event_base_loop(base, EVLOOP_NONBLOCK);
+}
+
 static int free_base(struct pyle_base *pb)
 {
     struct event_base *base;
@@ -704,8 +721,10 @@ static int free_base(struct pyle_base *pb)
     event_del(&pb->kick_event);
     event_debug_unassign(&pb->kick_event);
     sync = pyle_sync_enter();
-    if (!pb->borrowed)
+    if (!pb->borrowed) {
+        let_deferred_go(base);
         event_base_free(base); /* runs finalizers, and what is left of freed bufferevents */
+    }
     pthread_mutex_lock(&pb->lock);
     pb->base = NULL;
     pthread_mutex_unlock(&pb->lock);
@@ -903,6 +922,8 @@ int pyle_base_priority_init(struct pyle_base *pb, int n)
         return rc;
     if (n < 1 || n >= EVENT_MAX_PRIORITIES)
         rc = PYLE_RANGE;
+    else if (pb->runner)
+        rc = PYLE_RUNNING; /* it goes through the queues that would be freed */
     else if (pb->max_priority >= n)
         rc = PYLE_PRIORITY; /* an event with no queue to go to would end the process */
     else if (pyle_store_fill(&store, 1, (size_t)n * 2 * sizeof(void *)) < 0)
