@@ -73,6 +73,7 @@ void pyle_disown(struct pyle_owned *owned)
     case PYLE_LOOKUPS: pyle_lookup_unref(it); break;
     case PYLE_PORTS: pyle_port_unref(it); break;
     case PYLE_QUERIES: pyle_query_unref(it); break;
+    case PYLE_POLLS: pyle_poll_unref(it); break;
     default: break;
     }
 }
@@ -273,6 +274,8 @@ void pyle_after(struct pyle_base *pb)
         event_base_loopbreak(pb->base); /* pyle_base_loop says why */
     if (pyle_log_waiting && pyle_py_log_messages() != PYLE_DONE)
         pyle_raise(pb);
+    if (pb->calls_left && --pb->calls_left == 0 && pb->base)
+        event_base_loopbreak(pb->base);
     pyle_leave();
 }
 
@@ -380,6 +383,14 @@ static void do_resume(struct pyle_base *pb)
     }
 }
 
+/* An internal event alone does not end a loop with EVLOOP_ONCE, but what it has run may have given
+ * asyncio something to do. */
+static void nudge(struct pyle_base *pb)
+{
+    if (pb->nudge)
+        event_active(pb->nudge, EV_TIMEOUT, 1);
+}
+
 static void on_kick(evutil_socket_t fd, short what, void *arg)
 {
     struct pyle_base *pb = arg;
@@ -392,6 +403,7 @@ static void on_kick(evutil_socket_t fd, short what, void *arg)
     do_resume(pb);
     if (!pyle_exiting && pyle_pins_waiting && pyle_py_release() != PYLE_DONE)
         pyle_raise(pb);
+    nudge(pb);
 }
 
 void pyle_base_pass_on(struct pyle_base *pb, int wakefd)
@@ -414,6 +426,7 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
     pyle_before();
     if (!pyle_exiting && pyle_py_signals() != PYLE_DONE)
         pyle_raise(pb);
+    nudge(pb);
     pyle_after(pb);
 }
 

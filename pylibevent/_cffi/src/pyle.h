@@ -54,6 +54,7 @@ enum pyle_kind { PYLE_EVENT, PYLE_TIMER, PYLE_SIGNAL };
 struct pyle_bev;
 struct pyle_group;
 struct pyle_listener;
+struct pyle_poll;
 struct pyle_tls;
 
 struct pyle_base {
@@ -102,6 +103,8 @@ struct pyle_base {
     struct pyle_bev *posting;
     struct pyle_bev *unsent, **unsent_end; /* to be written when the callback that runs is over */
     int sending;
+    struct event *nudge;       /* asyncio waits: what ends that */
+    int calls_left;            /* of Python, until that ends; 0: no matter */
 };
 
 struct pyle_event {
@@ -282,6 +285,7 @@ void pyle_hold_base(struct pyle_base *pb);
 void pyle_note_priority(struct pyle_base *pb, int priority);
 int pyle_fd_fits(int limit); /* the next descriptor that the system gives out */
 int pyle_fd_waits(struct pyle_base *pb, int fd); /* may it be waited for? */
+int pyle_fd_blocks(int fd);
 int pyle_timeval(double seconds, struct timeval *tv); /* < 0: none, returns 0 */
 /* The same as a pointer, NULL for none; it is libevent's own where it is a common timeout. */
 const struct timeval *pyle_timeout(struct pyle_base *pb, double seconds, struct timeval *tv);
