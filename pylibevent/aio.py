@@ -313,6 +313,8 @@ def run(
     loop_factory: Callable[[], EventLoop] = EventLoop,
 ) -> T:
     """As asyncio.run, on an EventLoop."""
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("aio.run() cannot be called from a running event loop")
     if sys.version_info >= (3, 11):
         with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
             return runner.run(main)
@@ -321,9 +323,6 @@ def run(
 
 def _run(main: Coroutine[Any, Any, T], debug: bool | None, loop: EventLoop) -> T:
     """asyncio.run of Python 3.10, which makes its own loop."""
-    if asyncio._get_running_loop() is not None:
-        loop.close()
-        raise RuntimeError("aio.run() cannot be called from a running event loop")
     if not asyncio.iscoroutine(main):
         loop.close()
         raise ValueError(f"a coroutine was expected, got {main!r}")
