@@ -224,13 +224,20 @@ class EventLoop(asyncio.SelectorEventLoop):
     `loopexit` and `loopbreak` stop the loop as `stop()` does.
     """
 
+    _closed = True  # as long as there is nothing to close
+
     def __init__(self, base: EventBase | None = None) -> None:
         """On a base of the caller's, or on one of its own, which it closes with itself."""
         self._closes = base is None
         self._base = EventBase() if base is None else base
+        selector: Selector | None = None
         try:
-            super().__init__(Selector(self._base))
+            selector = Selector(self._base)
+            super().__init__(selector)
         except BaseException:
+            self._closed = True
+            if selector is not None and not self._base.closed:
+                selector.close()
             if self._closes:
                 self._base.close()
             raise

@@ -617,11 +617,11 @@ def test_a_number_that_is_used_again_can_be_registered_again(selector: aio.Selec
     a.close()
     selector.unregister(fd)
     c, d = socket.socketpair()
-    os.dup2(c.fileno(), fd)
-    key = selector.register(fd, EVENT_READ)
+    key = selector.register(c, EVENT_READ)
+    assert key.fd == fd
     d.send(b"x")
     assert selector.select() == [(key, EVENT_READ)]
-    os.close(fd)
+    selector.unregister(c)
     for each in (b, c, d):
         each.close()
 

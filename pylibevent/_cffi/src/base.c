@@ -430,7 +430,7 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
     pyle_after(pb);
 }
 
-static void make_internal(struct event *ev)
+void pyle_make_internal(struct event *ev)
 {
     ev->ev_evcallback.evcb_flags |= EVLIST_INTERNAL; /* a loop with nothing else ends */
     event_priority_set(ev, 0);
@@ -461,7 +461,7 @@ static int open_wake(struct pyle_base *pb)
             evutil_make_socket_closeonexec(pb->wake[i]) < 0)
             rc = pyle_failed();
     event_assign(&pb->wake_event, pb->base, pb->wake[0], EV_READ | EV_PERSIST, on_wake, pb);
-    make_internal(&pb->wake_event);
+    pyle_make_internal(&pb->wake_event);
     if (rc == 0 && event_add(&pb->wake_event, NULL) < 0)
         rc = pyle_failed();
     if (rc < 0) {
@@ -541,7 +541,7 @@ static int start(struct pyle_base *pb)
 {
     pb->fd_limit = strcmp(event_base_get_method(pb->base), "select") == 0 ? FD_SETSIZE : INT_MAX;
     event_assign(&pb->kick_event, pb->base, -1, 0, on_kick, pb);
-    make_internal(&pb->kick_event);
+    pyle_make_internal(&pb->kick_event);
     return 0;
 }
 

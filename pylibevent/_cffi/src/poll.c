@@ -211,6 +211,8 @@ static void on_alarm(evutil_socket_t fd, short what, void *arg)
     poll->due = 0;
     while (fd >= 0 && read(fd, &times, sizeof(times)) < 0 && errno == EINTR)
         ;
+    if (poll->waiting)
+        event_active(&poll->nudge, EV_TIMEOUT, 1);
 }
 
 /* libevent's own timers go by a clock that lags by milliseconds, unless asked for one that costs a
@@ -229,6 +231,7 @@ static int open_timer(struct pyle_poll *poll)
         return PYLE_SYS;
     }
     event_assign(&poll->alarm, poll->pb->base, poll->timer, EV_READ | EV_PERSIST, on_alarm, poll);
+    pyle_make_internal(&poll->alarm);
     return event_add(&poll->alarm, NULL) < 0 ? pyle_failed() : 0;
 }
 
@@ -259,7 +262,9 @@ static int set_timer(struct pyle_poll *poll, double seconds)
 #else
 static int open_timer(struct pyle_poll *poll)
 {
-    return event_assign(&poll->alarm, poll->pb->base, -1, 0, on_alarm, poll) < 0 ? pyle_failed() : 0;
+    event_assign(&poll->alarm, poll->pb->base, -1, 0, on_alarm, poll);
+    pyle_make_internal(&poll->alarm);
+    return 0;
 }
 
 static int set_timer(struct pyle_poll *poll, double seconds)

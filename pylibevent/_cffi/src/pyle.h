@@ -281,6 +281,7 @@ void pyle_after(struct pyle_base *pb);     /* after it: fork, log, what was writ
 void pyle_leave(void);                     /* the same, without a base */
 int pyle_elsewhere(const struct pyle_base *pb); /* the loop runs in another thread */
 void pyle_kick(struct pyle_base *pb);
+void pyle_make_internal(struct event *ev); /* keeps no loop running, ends none */
 void pyle_hold_base(struct pyle_base *pb);
 void pyle_note_priority(struct pyle_base *pb, int priority);
 int pyle_fd_fits(int limit); /* the next descriptor that the system gives out */
