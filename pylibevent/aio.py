@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _callbacks as cb
-from ._args import MAX_SECONDS
+from ._args import MAX_SECONDS, Address, FileDescriptor, Seconds
 from ._handle import Handle
 from ._libevent import ffi, lib
-from .errors import RAISED, fail, stash
-from .event import EventBase
+from .buffer import Bytes
+from .bufferevent import BufferEvent
+from .constants import (
+    BEV_EVENT_CONNECTED,
+    BEV_EVENT_EOF,
+    BEV_EVENT_ERROR,
+    BEV_EVENT_TIMEOUT,
+    EV_READ,
+    EV_WRITE,
+    EVBUFFER_EOL_LF,
+    EventFlags,
+)
+from .errors import RAISED, ClosedError, fail, stash
+from .event import Event, EventBase
+from .listener import Listener
 
-__all__ = ["EventLoop", "Selector", "run"]
+if TYPE_CHECKING:
+    from .bufferevent_ssl import TLSContext
+
+__all__ = [
+    "EventLoop",
+    "Selector",
+    "Server",
+    "StreamReader",
+    "StreamWriter",
+    "connect",
+    "run",
+    "start_server",
+    "wait_event",
+]
 
 T = TypeVar("T")
 
@@ -346,3 +374,560 @@ def _run(main: Coroutine[Any, Any, T], debug: bool | None, loop: EventLoop) -> T
         finally:
             asyncio.set_event_loop(None)
             loop.close()
+
+
+# ---- streams on bufferevents ----
+
+_LIMIT = 1 << 16
+_HIGH = 1 << 16  # of the output: then drain() waits
+_LOW = 1 << 14  # until it is down to this
+_HANDSHAKE = 60.0
+_write_now = lib.pyle_bev_write_now
+
+
+def _base_of(base_or_loop: EventBase | EventLoop) -> tuple[EventLoop, EventBase]:
+    loop = asyncio.get_running_loop()
+    base = base_or_loop.base if isinstance(base_or_loop, EventLoop) else base_or_loop
+    if not isinstance(base, EventBase):
+        raise TypeError(f"expected an EventBase or an EventLoop, not {type(base).__name__}")
+    if not isinstance(loop, EventLoop) or loop.base is not base:
+        raise RuntimeError("that base is not the one that the running loop waits in")
+    return loop, base
+
+
+class _Stream(BufferEvent):
+    """What a reader and a writer have in common."""
+
+    __slots__ = ("drained", "eof", "exception", "full", "gone", "loop", "reading", "shut")
+
+    def _begin(self, loop: EventLoop) -> None:
+        self.loop = loop
+        self.reading: asyncio.Future[None] | None = None  # who waits for input
+        self.drained: asyncio.Future[None] | None = None  # who waits for the output to go
+        self.gone: asyncio.Future[None] | None = None  # who waits for the end
+        self.eof = False  # no more input
+        self.exception: Exception | None = None
+        self.full = False  # the output was above its mark
+        self.shut = False  # write_eof() was called
+
+    def _go(self, limit: int) -> None:
+        self.setwatermark(EV_READ, 0, 2 * limit)
+        self.setcb(_Stream._readable, None, _Stream._happened)
+        self.enable(EV_READ)
+
+    def _readable(self) -> None:
+        waiter = self.reading
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _writable(self) -> None:
+        if self.shut:
+            if len(self.output):
+                return
+            self._shutdown()
+        self.full = False
+        self.setcb(_Stream._readable, None, _Stream._happened)
+        self._wake_drains()
+
+    def _wake_drains(self) -> None:
+        drained, self.drained = self.drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    def _happened(self, what: int) -> None:
+        if what & BEV_EVENT_EOF:
+            self.eof = True
+        elif what & (BEV_EVENT_ERROR | BEV_EVENT_TIMEOUT):
+            timeout = what & BEV_EVENT_TIMEOUT
+            error = TimeoutError("the connection timed out") if timeout else _why(self)
+            self.exception = error
+        self._readable()
+        if self.exception is not None:
+            self._wake_drains()
+
+    def _shutdown(self) -> None:
+        sock = socket.socket(fileno=self.fd)
+        try:
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:  # the other side has gone
+            pass
+        finally:
+            sock.detach()
+
+    def _forget(self) -> None:
+        super()._forget()
+        if hasattr(self, "loop"):  # else it was never one
+            self.eof = True
+            self._readable()
+            self._wake_drains()
+            if self.gone is not None and not self.gone.done():
+                self.gone.set_result(None)
+
+
+def _why(bev: BufferEvent) -> Exception:
+    return bev.tls_error or bev.error or bev.dns_error or ConnectionError("the connection failed")
+
+
+class StreamReader:
+    """The reading side of `connect` and `start_server`: asyncio.StreamReader's methods on the input
+    of a BufferEvent. libevent reads up to twice the limit ahead."""
+
+    __slots__ = ("_bev", "_input", "_limit")
+
+    def __init__(self, bev: _Stream, limit: int) -> None:
+        self._bev = bev
+        self._limit = limit
+        self._input = bev.input
+
+    def exception(self) -> Exception | None:
+        """Why the connection has failed, or None."""
+        return self._bev.exception
+
+    def at_eof(self) -> bool:
+        """Whether there is nothing left, and no more will come."""
+        bev = self._bev
+        return bev.eof and (bev.closed or not len(self._input))
+
+    async def _more(self) -> bool:
+        """Waits for more input; False: there will be none."""
+        bev = self._bev
+        if bev.exception is not None:
+            raise bev.exception
+        if bev.eof:
+            return False
+        if bev.reading is not None:
+            raise RuntimeError("another coroutine is already waiting for incoming data")
+        waiter = bev.reading = bev.loop.create_future()
+        try:
+            await waiter
+        finally:
+            bev.reading = None
+        return True
+
+    def _rest(self) -> bytes:
+        return b"" if self._bev.closed else self._input.remove()
+
+    async def readline(self) -> bytes:
+        """The next line with its b"\\n"; what there is, perhaps nothing, at the end.
+
+        LineTooLong, a ValueError, and nothing removed, if it is longer than the limit.
+        """
+        bev = self._bev
+        while not bev.closed:
+            line = self._input.readln(EVBUFFER_EOL_LF, self._limit)
+            if line is not None:
+                return line + b"\n"
+            if not await self._more():
+                break
+        return self._rest()
+
+    async def readuntil(self, separator: bytes = b"\n") -> bytes:
+        """All up to the separator, and with it. asyncio.IncompleteReadError at the end;
+        asyncio.LimitOverrunError, and nothing removed, if it is further off than the limit."""
+        if not separator:
+            raise ValueError("Separator should be at least one-byte string")
+        start = 0
+        while not self._bev.closed:
+            found = self._input.search(separator, start)
+            where = len(self._input) if found is None else int(found)
+            if where > self._limit + (len(separator) - 1) * (found is None):
+                what = "found, but" if found else "not found, and"
+                raise asyncio.LimitOverrunError(f"Separator is {what} chunk exceed the limit", where)
+            if found is not None:
+                return self._input.remove(where + len(separator))
+            start = max(0, where - len(separator) + 1)
+            if not await self._more():
+                break
+        raise asyncio.IncompleteReadError(self._rest(), None)
+
+    async def readexactly(self, n: int) -> bytes:
+        """n bytes; asyncio.IncompleteReadError if the end comes first."""
+        if n < 0:
+            raise ValueError("readexactly size can not be less than zero")
+        if n == 0:
+            return b""
+        bev, grown = self._bev, n > 2 * self._limit
+        try:
+            while not bev.closed:
+                if len(self._input) >= n:
+                    return self._input.remove(n)
+                if grown:
+                    bev.setwatermark(EV_READ, 0, n)
+                if not await self._more():
+                    break
+        finally:
+            if grown and not bev.closed:
+                bev.setwatermark(EV_READ, 0, 2 * self._limit)
+        raise asyncio.IncompleteReadError(self._rest(), n)
+
+    async def read(self, n: int = -1) -> bytes:
+        """Up to n bytes, as soon as there are some; -1: all, up to the end."""
+        if n == 0:
+            return b""
+        parts: list[bytes] = []
+        while not self._bev.closed:
+            data = self._input.remove(n)
+            if data and n > 0:
+                return data
+            if data:
+                parts.append(data)
+            if not await self._more():
+                break
+        parts.append(self._rest() if n < 0 or self._bev.closed else self._input.remove(n))
+        return b"".join(parts)
+
+    def __aiter__(self) -> StreamReader:
+        """The lines."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        line = await self.readline()
+        if not line:
+            raise StopAsyncIteration
+        return line
+
+
+class StreamWriter:
+    """The writing side of `connect` and `start_server`: asyncio.StreamWriter's methods on the
+    output of a BufferEvent."""
+
+    __slots__ = ("_bev", "_closing", "_peer", "_ptr")
+
+    def __init__(self, bev: _Stream, peer: Any = None) -> None:
+        self._bev = bev
+        self._ptr = bev._ptr
+        self._peer = peer
+        self._closing = False
+
+    @property
+    def bufferevent(self) -> BufferEvent:
+        """The BufferEvent that it writes to; its callbacks and watermarks are not to be changed."""
+        return self._bev
+
+    def write(self, data: Bytes) -> None:
+        """Writes bytes: to the socket, what that takes, or else to the output."""
+        source = data if type(data) is bytes else _bytes(data)
+        rc = _write_now(self._ptr, source, len(source), _HIGH)
+        if rc:
+            if rc < 0:
+                fail(rc, "bufferevent_write")
+            self._bev.full = True
+
+    def writelines(self, lines: Iterable[Bytes]) -> None:
+        """Writes several, joined."""
+        self.write(b"".join(lines))
+
+    async def drain(self) -> None:
+        """Waits, if the output is above its high watermark (64 KiB), until it is down to the low
+        one (16 KiB). Raises what the connection has failed with."""
+        bev = self._bev
+        if bev.exception is not None:
+            raise bev.exception
+        if not bev.full:
+            return
+        if bev.closed or self._closing:
+            raise ConnectionResetError("Connection lost")
+        if len(bev.output) <= _LOW:
+            bev.full = False
+            return
+        waiter = bev.drained
+        if waiter is None:
+            waiter = bev.drained = bev.loop.create_future()
+            bev.setwatermark(EV_WRITE, 0 if bev.shut else _LOW)
+            bev.setcb(_Stream._readable, _Stream._writable, _Stream._happened)
+        await asyncio.shield(waiter)  # others may wait for it
+        if bev.exception is not None:
+            raise bev.exception
+        if bev.closed:
+            raise ConnectionResetError("Connection lost")
+
+    def can_write_eof(self) -> bool:
+        """Whether write_eof() can be called: not with TLS."""
+        return self._bev._tls is None
+
+    def write_eof(self) -> None:
+        """Ends our side of the connection, once all is written."""
+        bev = self._bev
+        if bev._tls is not None:
+            raise NotImplementedError("TLS cannot be closed one way")
+        if bev.shut:
+            return
+        bev.shut = True
+        if len(bev.output):
+            bev.setwatermark(EV_WRITE, 0)
+            bev.setcb(_Stream._readable, _Stream._writable, _Stream._happened)
+        else:
+            bev._shutdown()
+
+    def close(self) -> None:
+        """Closes the connection once all is written (BufferEvent.close_after_write)."""
+        if not self._closing:
+            self._closing = True
+            bev = self._bev
+            bev.eof = True
+            bev._readable()
+            if not bev.closed:
+                if bev.exception is None:
+                    bev.close_after_write()
+                else:
+                    bev.close()
+
+    def is_closing(self) -> bool:
+        """Whether close() was called, or the connection is closed."""
+        return self._closing or self._bev.closed
+
+    async def wait_closed(self) -> None:
+        """Waits until it is closed."""
+        bev = self._bev
+        if bev._ptr is None or bev._token not in bev._base._table:
+            return
+        if bev.gone is None:
+            bev.gone = bev.loop.create_future()
+        await asyncio.shield(bev.gone)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """"peername", "sockname", "ssl_object" (BufferEvent.tls), "bufferevent"."""
+        bev = self._bev
+        if name == "bufferevent":
+            return bev
+        if name == "ssl_object":
+            return bev.tls or default
+        if name == "peername" and self._peer is not None:
+            return self._peer
+        if name not in ("peername", "sockname") or bev.closed:
+            return default
+        sock = socket.socket(fileno=bev.fd)
+        try:
+            return sock.getpeername() if name == "peername" else sock.getsockname()
+        except OSError:
+            return default
+        finally:
+            sock.detach()
+
+
+def _bytes(data: Any) -> Any:
+    return ffi.from_buffer("char[]", data)
+
+
+async def connect(
+    base_or_loop: EventBase | EventLoop,
+    address: Address,
+    *,
+    tls: TLSContext | bool | None = None,
+    server_hostname: str | None = None,
+    limit: int = _LIMIT,
+) -> tuple[StreamReader, StreamWriter]:
+    """Connects a BufferEvent, to (host, port) or to the path of a unix socket, and returns a reader
+    and a writer for it, when a TLS handshake is over, too.
+
+    tls is a TLSContext, or True: one that verifies by the system's certificates. limit is for lines.
+    """
+    loop, base = _base_of(base_or_loop)
+    context = _context(tls)
+    where: list[Any] = [address]
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        if context is not None and server_hostname is None:
+            server_hostname = host
+        try:  # a number?
+            found = socket.getaddrinfo(
+                host, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+            )
+        except socket.gaierror:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        where = [info[4] for info in found]
+    errors: list[Exception] = []
+    for one in where:
+        if context is None:
+            bev = _Stream.socket(base)
+        else:
+            bev = _Stream.openssl_socket(base, None, context, server_hostname=server_hostname)
+        bev._begin(loop)
+        done: asyncio.Future[None] = loop.create_future()
+        bev.setcb(None, None, _connected, done)
+        try:
+            bev.connect(one)
+            await done
+            reader = StreamReader(bev, limit)
+            bev._go(limit)
+            return reader, StreamWriter(bev)
+        except OSError as error:
+            bev.close()
+            errors.append(error)
+        except BaseException:
+            bev.close()
+            raise
+    raise errors[0]
+
+
+def _context(tls: TLSContext | bool | None) -> TLSContext | None:
+    if tls is True:
+        from .bufferevent_ssl import TLSContext
+
+        return TLSContext.client()
+    return tls or None
+
+
+def _connected(bev: _Stream, what: int, done: asyncio.Future[None]) -> None:
+    if done.done():
+        return
+    if what & BEV_EVENT_CONNECTED:
+        done.set_result(None)
+    elif what & BEV_EVENT_TIMEOUT:
+        done.set_exception(TimeoutError("the handshake timed out"))
+    elif what & BEV_EVENT_EOF:
+        done.set_exception(ConnectionResetError("the connection was closed in the handshake"))
+    else:
+        done.set_exception(_why(bev))
+
+
+class Server:
+    """What `start_server` returns: a Listener, and the connections that it has accepted. Also an
+    async context manager, which closes it."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        connected: Callable[[StreamReader, StreamWriter], Any],
+        context: TLSContext | None,
+        limit: int,
+    ) -> None:
+        self._loop = loop
+        self._connected = connected
+        self._context = context
+        self._limit = limit
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._listener: Listener | None = None
+        self._forever: asyncio.Future[None] | None = None
+
+    @property
+    def listener(self) -> Listener | None:
+        """The Listener; None once closed."""
+        return self._listener
+
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        if self._listener is None:
+            raise ClosedError("the server is closed")
+        return self._listener.address
+
+    def is_serving(self) -> bool:
+        """Whether it accepts connections."""
+        return self._listener is not None
+
+    def close(self) -> None:
+        """Accepts no more; connections stay open."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+        if self._forever is not None and not self._forever.done():
+            self._forever.cancel()
+
+    async def wait_closed(self) -> None:
+        """Waits until what serves the connections has ended."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def serve_forever(self) -> None:
+        """Waits until it is closed, or cancelled, which closes it."""
+        if self._forever is not None:
+            raise RuntimeError("serve_forever() is under way")
+        self._forever = self._loop.create_future()
+        try:
+            await self._forever
+        except asyncio.CancelledError:
+            self.close()
+            await self.wait_closed()
+            raise
+        finally:
+            self._forever = None
+
+    async def __aenter__(self) -> Server:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+        await self.wait_closed()
+
+    def _accept(self, listener: Listener, fd: int, address: Address) -> None:
+        if self._context is None:
+            bev = _Stream.socket(listener.base, fd)
+            bev._begin(self._loop)
+            self._serve(bev, address)
+            return
+        bev = _Stream.openssl_socket(listener.base, fd, self._context)
+        bev._begin(self._loop)
+        bev.set_timeouts(read=_HANDSHAKE)
+        bev.setcb(None, None, self._shaken, address)
+
+    def _shaken(self, bev: _Stream, what: int, address: Address) -> None:
+        if not what & BEV_EVENT_CONNECTED:
+            bev.close()
+            return
+        bev.set_timeouts()
+        self._serve(bev, address)
+
+    def _serve(self, bev: _Stream, address: Address) -> None:
+        reader, writer = StreamReader(bev, self._limit), StreamWriter(bev, address)
+        bev._go(self._limit)
+        result = self._connected(reader, writer)
+        if asyncio.iscoroutine(result):
+            task = self._loop.create_task(result)
+            self._tasks.add(task)
+            task.add_done_callback(functools.partial(self._served, bev))
+
+    def _served(self, bev: _Stream, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            bev.close()
+        elif (exception := task.exception()) is not None:
+            bev.close()
+            self._loop.call_exception_handler(
+                {
+                    "message": "Unhandled exception in client_connected_cb",
+                    "exception": exception,
+                    "source": bev,
+                }
+            )
+
+
+async def start_server(
+    base_or_loop: EventBase | EventLoop,
+    client_connected: Callable[[StreamReader, StreamWriter], Any],
+    address: Address,
+    *,
+    tls: TLSContext | None = None,
+    limit: int = _LIMIT,
+    backlog: int = -1,
+) -> Server:
+    """Listens on (host, port) or the path of a unix socket, and calls client_connected(reader,
+    writer) for each connection, once a TLS handshake is over; a coroutine is run as a task."""
+    loop, base = _base_of(base_or_loop)
+    server = Server(loop, client_connected, tls, limit)
+    server._listener = Listener.bind(base, server._accept, address, backlog=backlog)
+    return server
+
+
+async def wait_event(
+    base_or_loop: EventBase | EventLoop,
+    fd: FileDescriptor,
+    what: int,
+    timeout: Seconds | None = None,
+) -> EventFlags:
+    """Waits for an event of libevent's: for EV_READ, EV_WRITE or EV_CLOSED of a descriptor, for a
+    signal (its number, EV_SIGNAL), with fd -1 for the timeout alone. Returns what happened,
+    EV_TIMEOUT after `timeout` seconds."""
+    loop, base = _base_of(base_or_loop)
+    done: asyncio.Future[EventFlags] = loop.create_future()
+
+    def happened(_fd: int, flags: EventFlags) -> None:
+        if not done.done():
+            done.set_result(flags)
+
+    event = Event(base, fd, what, happened)
+    try:
+        event.add(timeout)
+        return await done
+    finally:
+        event.close()

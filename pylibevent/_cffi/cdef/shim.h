@@ -221,6 +221,7 @@ int pyle_bev_enabled(struct pyle_bev *);
 int pyle_bev_fd(struct pyle_bev *);                            /* and 1: 0 is none */
 int pyle_bev_setfd(struct pyle_bev *, int fd, int own);        /* own: close it at the end, whatever the options */
 int pyle_bev_write(struct pyle_bev *, const void *data, size_t n);
+int pyle_bev_write_now(struct pyle_bev *, const void *data, size_t n, size_t most); /* 1: more than that waits */
 int pyle_bev_write_buffer(struct pyle_bev *, struct pyle_buf *);
 int pyle_bev_read_buffer(struct pyle_bev *, struct pyle_buf *);
 int pyle_bev_connect(struct pyle_bev *, const void *address, int length);

@@ -366,6 +366,7 @@ void pyle_bev_written(struct pyle_bev *pv, struct bufferevent *bev);
 void pyle_bev_hook(struct pyle_bev *pv, struct bufferevent *bev);
 int pyle_bev_add_begin(struct pyle_bev *pv, struct bufferevent *bev);
 int pyle_bev_put(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n);
+int pyle_bev_send(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n);
 void pyle_bev_unpost(struct pyle_bev *pv);
 void pyle_bev_add_end(struct pyle_bev *pv, struct bufferevent *bev);
 void pyle_send_unsent(struct pyle_base *pb);
