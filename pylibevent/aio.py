@@ -398,7 +398,7 @@ def _base_of(base_or_loop: EventBase | EventLoop) -> tuple[EventLoop, EventBase]
 class _Stream(BufferEvent):
     """What a reader and a writer have in common."""
 
-    __slots__ = ("drained", "eof", "exception", "full", "gone", "loop", "reading", "shut")
+    __slots__ = ("drained", "eof", "exception", "full", "gone", "loop", "over", "reading", "shut")
 
     def _begin(self, loop: EventLoop) -> None:
         self.loop = loop
@@ -409,6 +409,7 @@ class _Stream(BufferEvent):
         self.exception: Exception | None = None
         self.full = False  # the output was above its mark
         self.shut = False  # write_eof() was called
+        self.over = False  # it is closed
 
     def _go(self, limit: int) -> None:
         self.setwatermark(EV_READ, 0, 2 * limit)
@@ -457,7 +458,7 @@ class _Stream(BufferEvent):
     def _forget(self) -> None:
         super()._forget()
         if hasattr(self, "loop"):  # else it was never one
-            self.eof = True
+            self.eof = self.over = True
             self._readable()
             self._wake_drains()
             if self.gone is not None and not self.gone.done():
@@ -486,7 +487,7 @@ class StreamReader:
     def at_eof(self) -> bool:
         """Whether there is nothing left, and no more will come."""
         bev = self._bev
-        return bev.eof and (bev.closed or not len(self._input))
+        return bev.eof and (bev.over or not len(self._input))
 
     async def _more(self) -> bool:
         """Waits for more input; False: there will be none."""
@@ -505,7 +506,7 @@ class StreamReader:
         return True
 
     def _rest(self) -> bytes:
-        return b"" if self._bev.closed else self._input.remove()
+        return b"" if self._bev.over else self._input.remove()
 
     async def readline(self) -> bytes:
         """The next line with its b"\\n"; what there is, perhaps nothing, at the end.
@@ -513,7 +514,7 @@ class StreamReader:
         LineTooLong, a ValueError, and nothing removed, if it is longer than the limit.
         """
         bev = self._bev
-        while not bev.closed:
+        while not bev.over:
             line = self._input.readln(EVBUFFER_EOL_LF, self._limit)
             if line is not None:
                 return line + b"\n"
@@ -527,7 +528,7 @@ class StreamReader:
         if not separator:
             raise ValueError("Separator should be at least one-byte string")
         start = 0
-        while not self._bev.closed:
+        while not self._bev.over:
             found = self._input.search(separator, start)
             where = len(self._input) if found is None else int(found)
             if where > self._limit + (len(separator) - 1) * (found is None):
@@ -548,7 +549,7 @@ class StreamReader:
             return b""
         bev, grown = self._bev, n > 2 * self._limit
         try:
-            while not bev.closed:
+            while not bev.over:
                 if len(self._input) >= n:
                     return self._input.remove(n)
                 if grown:
@@ -556,7 +557,7 @@ class StreamReader:
                 if not await self._more():
                     break
         finally:
-            if grown and not bev.closed:
+            if grown and not bev.over:
                 bev.setwatermark(EV_READ, 0, 2 * self._limit)
         raise asyncio.IncompleteReadError(self._rest(), n)
 
@@ -565,7 +566,7 @@ class StreamReader:
         if n == 0:
             return b""
         parts: list[bytes] = []
-        while not self._bev.closed:
+        while not self._bev.over:
             data = self._input.remove(n)
             if data and n > 0:
                 return data
@@ -573,7 +574,7 @@ class StreamReader:
                 parts.append(data)
             if not await self._more():
                 break
-        parts.append(self._rest() if n < 0 or self._bev.closed else self._input.remove(n))
+        parts.append(self._rest() if n < 0 or self._bev.over else self._input.remove(n))
         return b"".join(parts)
 
     def __aiter__(self) -> StreamReader:
@@ -625,7 +626,7 @@ class StreamWriter:
             raise bev.exception
         if not bev.full:
             return
-        if bev.closed or self._closing:
+        if bev.over or self._closing:
             raise ConnectionResetError("Connection lost")
         if len(bev.output) <= _LOW:
             bev.full = False
@@ -638,7 +639,7 @@ class StreamWriter:
         await asyncio.shield(waiter)  # others may wait for it
         if bev.exception is not None:
             raise bev.exception
-        if bev.closed:
+        if bev.over:
             raise ConnectionResetError("Connection lost")
 
     def can_write_eof(self) -> bool:
@@ -666,20 +667,19 @@ class StreamWriter:
             bev = self._bev
             bev.eof = True
             bev._readable()
-            if not bev.closed:
-                if bev.exception is None:
-                    bev.close_after_write()
-                else:
-                    bev.close()
+            if not bev.over and bev.exception is None:
+                bev.close_after_write()
+            else:
+                bev.close()
 
     def is_closing(self) -> bool:
         """Whether close() was called, or the connection is closed."""
-        return self._closing or self._bev.closed
+        return self._closing or self._bev.over
 
     async def wait_closed(self) -> None:
         """Waits until it is closed."""
         bev = self._bev
-        if bev._ptr is None or bev._token not in bev._base._table:
+        if bev.over:
             return
         if bev.gone is None:
             bev.gone = bev.loop.create_future()
@@ -694,7 +694,7 @@ class StreamWriter:
             return bev.tls or default
         if name == "peername" and self._peer is not None:
             return self._peer
-        if name not in ("peername", "sockname") or bev.closed:
+        if name not in ("peername", "sockname") or bev.over:
             return default
         sock = socket.socket(fileno=bev.fd)
         try:
