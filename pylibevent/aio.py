@@ -533,7 +533,9 @@ class StreamReader:
             where = len(self._input) if found is None else int(found)
             if where > self._limit + (len(separator) - 1) * (found is None):
                 what = "found, but" if found else "not found, and"
-                raise asyncio.LimitOverrunError(f"Separator is {what} chunk exceed the limit", where)
+                raise asyncio.LimitOverrunError(
+                    f"Separator is {what} chunk exceed the limit", where
+                )
             if found is not None:
                 return self._input.remove(where + len(separator))
             start = max(0, where - len(separator) + 1)
@@ -686,7 +688,7 @@ class StreamWriter:
         await asyncio.shield(bev.gone)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """"peername", "sockname", "ssl_object" (BufferEvent.tls), "bufferevent"."""
+        """ "peername", "sockname", "ssl_object" (BufferEvent.tls), "bufferevent"."""
         bev = self._bev
         if name == "bufferevent":
             return bev

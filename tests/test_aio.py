@@ -185,7 +185,10 @@ def test_the_base_has_to_be_one() -> None:
 def test_events_of_a_higher_priority_come_first(loop: aio.EventLoop) -> None:
     loop.base.priority_init(3)
     order: list[int] = []
-    events = [Event(loop.base, -1, EV_TIMEOUT, lambda _fd, _what, n: order.append(n), n) for n in (2, 0, 1)]
+    events = [
+        Event(loop.base, -1, EV_TIMEOUT, lambda _fd, _what, n: order.append(n), n)
+        for n in (2, 0, 1)
+    ]
     for event, priority in zip(events, (2, 0, 1), strict=True):
         event.priority = priority
         event.active(EV_TIMEOUT)
@@ -344,7 +347,9 @@ def test_an_event_of_another_thread_wakes_the_loop(loop: aio.EventLoop) -> None:
     thread.join()
 
 
-def test_the_loop_of_another_thread_is_not_ours_to_change(loop: aio.EventLoop, sockets: Sockets) -> None:
+def test_the_loop_of_another_thread_is_not_ours_to_change(
+    loop: aio.EventLoop, sockets: Sockets
+) -> None:
     errors: list[BaseException] = []
     inside = threading.Event()
     go_on = threading.Event()
@@ -392,9 +397,8 @@ def send_from_outside(number: signal.Signals) -> subprocess.Popen[bytes]:
 
 def test_control_c_ends_a_loop_with_nothing_to_do(loop: aio.EventLoop) -> None:
     before = signal.set_wakeup_fd(-1)
-    with send_from_outside(signal.SIGINT):
-        with pytest.raises(KeyboardInterrupt):
-            loop.run_forever()
+    with send_from_outside(signal.SIGINT), pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
     assert signal.set_wakeup_fd(before) == -1
 
 
@@ -535,7 +539,9 @@ def test_a_wait_ends_after_the_timeout(selector: aio.Selector) -> None:
         assert selector.select(timeout) == []
 
 
-def test_a_longer_timeout_after_a_shorter_one_counts(selector: aio.Selector, base: EventBase) -> None:
+def test_a_longer_timeout_after_a_shorter_one_counts(
+    selector: aio.Selector, base: EventBase
+) -> None:
     calls: list[bool] = []
     assert selector.select(0.001) == []
     Timer(base, calls.append, True).add(0.01)
@@ -543,7 +549,9 @@ def test_a_longer_timeout_after_a_shorter_one_counts(selector: aio.Selector, bas
     assert calls == [True]
 
 
-def test_modify_changes_what_is_watched_and_the_data(selector: aio.Selector, sockets: Sockets) -> None:
+def test_modify_changes_what_is_watched_and_the_data(
+    selector: aio.Selector, sockets: Sockets
+) -> None:
     selector.register(sockets[0], EVENT_READ, 1)
     key = selector.modify(sockets[0], EVENT_WRITE, 2)
     assert (key.fileobj, key.events, key.data) == (sockets[0], EVENT_WRITE, 2)

@@ -430,9 +430,8 @@ async def test_asyncios_streams_and_ours_talk_to_each_other() -> None:
 
 @on_the_loop
 async def test_the_base_has_to_be_that_of_the_running_loop() -> None:
-    with EventBase() as other:
-        with pytest.raises(RuntimeError, match="the running loop"):
-            await aio.connect(other, ("127.0.0.1", 1))
+    with EventBase() as other, pytest.raises(RuntimeError, match="the running loop"):
+        await aio.connect(other, ("127.0.0.1", 1))
     with pytest.raises(TypeError, match="expected an EventBase"):
         await aio.connect(None, ("127.0.0.1", 1))  # type: ignore[arg-type]
 
@@ -499,9 +498,7 @@ async def test_tls(contexts: tuple[TLSContext, TLSContext]) -> None:
 async def test_a_certificate_that_is_not_trusted_is_an_error_of_connect(
     contexts: tuple[TLSContext, TLSContext],
 ) -> None:
-    async with await aio.start_server(
-        running(), echo, ("127.0.0.1", 0), tls=contexts[0]
-    ) as server:
+    async with await aio.start_server(running(), echo, ("127.0.0.1", 0), tls=contexts[0]) as server:
         for how in ({"tls": True}, {"tls": contexts[1], "server_hostname": "example.org"}):
             with pytest.raises(ssl.SSLCertVerificationError):
                 await aio.connect(running(), server.address, **how)  # type: ignore[arg-type]

@@ -10,10 +10,18 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "asyncio_suite.py"
-MODULES = (
-    "test_events test_base_events test_selector_events test_streams test_unix_events test_server "
-    "test_sock_lowlevel test_runners test_sendfile test_buffered_proto"
-).split()
+MODULES = [
+    "test_events",
+    "test_base_events",
+    "test_selector_events",
+    "test_streams",
+    "test_unix_events",
+    "test_server",
+    "test_sock_lowlevel",
+    "test_runners",
+    "test_sendfile",
+    "test_buffered_proto",
+]
 
 
 @pytest.mark.slow
