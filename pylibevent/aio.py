@@ -722,7 +722,8 @@ async def connect(
     """Connects a BufferEvent, to (host, port) or to the path of a unix socket, and returns a reader
     and a writer for it, when a TLS handshake is over, too.
 
-    tls is a TLSContext, or True: one that verifies by the system's certificates. limit is for lines.
+    tls is a TLSContext, or True: one that verifies by the system's certificates; limit is that of
+    a line.
     """
     loop, base = _base_of(base_or_loop)
     context = _context(tls)

@@ -66,7 +66,7 @@ def install() -> None:
         for name in ("SelectorEventLoop", "_UnixSelectorEventLoop", "EventLoop"):
             if hasattr(module, name):
                 setattr(module, name, Loop)
-    unix._UnixDefaultEventLoopPolicy._loop_factory = Loop  # type: ignore[attr-defined]
+    unix._UnixDefaultEventLoopPolicy._loop_factory = Loop
 
 
 def tests(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:

@@ -1,4 +1,4 @@
-"""CPython's own tests of asyncio, on aio.EventLoop: those that are quick (make test-asyncio: all)."""
+"""CPython's own tests of asyncio on aio.EventLoop, the quick ones; `make test-asyncio` runs all."""
 
 from __future__ import annotations
 
@@ -11,17 +11,9 @@ import pytest
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "asyncio_suite.py"
 MODULES = [
-    "test_events",
-    "test_base_events",
-    "test_selector_events",
-    "test_streams",
-    "test_unix_events",
-    "test_server",
-    "test_sock_lowlevel",
-    "test_runners",
-    "test_sendfile",
-    "test_buffered_proto",
-]
+    "test_events", "test_base_events", "test_selector_events", "test_streams", "test_unix_events",
+    "test_server", "test_sock_lowlevel", "test_runners", "test_sendfile", "test_buffered_proto",
+]  # fmt: skip
 
 
 @pytest.mark.slow
