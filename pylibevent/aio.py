@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import selectors
 import signal
@@ -14,7 +15,7 @@ from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _callbacks as cb
-from ._args import MAX_SECONDS, Address, FileDescriptor, Seconds
+from ._args import Address, FileDescriptor, Seconds
 from ._handle import Handle
 from ._libevent import ffi, lib
 from .buffer import Bytes
@@ -29,7 +30,7 @@ from .constants import (
     EVBUFFER_EOL_LF,
     EventFlags,
 )
-from .errors import RAISED, ClosedError, fail, stash
+from .errors import CLOSED, RAISED, ClosedError, fail
 from .event import Event, EventBase
 from .listener import Listener
 
@@ -51,7 +52,10 @@ __all__ = [
 T = TypeVar("T")
 
 _STOP = lib.PYLE_POLL_STOP
-_ROOM = 1024  # of the descriptors that are ready in one round
+_BOTH = EVENT_READ | EVENT_WRITE
+_ROOM = 512  # of the descriptors that are ready in one round
+_FOREVER = 1e300
+_NONE: list[int] = []
 _wait = lib.pyle_poll_wait
 _unpack = ffi.unpack
 
@@ -90,7 +94,9 @@ class Selector(selectors.BaseSelector):
         self.base = base
         self.stopped = False
         """Whether loopexit or loopbreak came in the last round."""
-        self._poll: _Poll | None = _Poll(base)
+        self._poll = _Poll(base)
+        self._closed = False
+        self._ptr = self._poll._ptr
         self._keys: dict[int, SelectorKey] = {}
         self._map = _Map(self)
         self._ready = ffi.new("int[]", 2 * _ROOM)
@@ -113,11 +119,10 @@ class Selector(selectors.BaseSelector):
         return fd
 
     def _set(self, fd: int, events: int) -> None:
-        if self._poll is None:
-            raise RuntimeError("the selector is closed")
-        rc = lib.pyle_poll_set(self._poll._ptr, fd, events)
+        rc = lib.pyle_poll_set(self._ptr, fd, events)
         if rc < 0:
-            self._poll._check(rc, "event_add")
+            cb.drain_log()
+            fail(rc, "event_add")
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
         """Watches a descriptor for EVENT_READ, EVENT_WRITE or both."""
@@ -137,7 +142,7 @@ class Selector(selectors.BaseSelector):
             key = self._keys.pop(self._fd(fileobj))
         except KeyError:
             raise KeyError(f"{fileobj!r} is not registered") from None
-        if self._poll is not None and not self.base.closed:
+        if not self._closed and not self.base.closed:
             self._set(key.fd, 0)
         return key
 
@@ -160,56 +165,44 @@ class Selector(selectors.BaseSelector):
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
         """One round of the loop, which ends when a descriptor is ready, or libevent has called a
         callback, or after `timeout` seconds."""
-        base = self.base
-        if base._later or stash.exceptions:
-            base.loop(lib.EVLOOP_NONBLOCK)
-        if (poll := self._poll) is None:
-            raise RuntimeError("the selector is closed")
-        if timeout is None:
-            timeout = -1.0
-        elif timeout <= 0:
-            timeout = 0.0
-        elif not timeout <= MAX_SECONDS:
-            timeout = MAX_SECONDS
-        n = _wait(poll._ptr, timeout, self._ready, _ROOM)
+        keys, found = self._keys, iter(self._round(timeout))
+        return [(keys[fd], events) for fd, events in zip(found, found, strict=False)]
+
+    def _round(self, timeout: float | None) -> list[int]:
+        """Descriptor, events, and so on."""
+        if self.base._later:
+            self.base.loop(lib.EVLOOP_NONBLOCK)
+        n = _wait(self._ptr, _FOREVER if timeout is None else timeout, self._ready, _ROOM)
+        if n <= 0 or n > _ROOM:
+            n = self._special(n)
+        return _unpack(self._ready, 2 * n) if n else _NONE
+
+    def _special(self, n: int) -> int:
         if lib.pyle_log_waiting:
             cb.drain_log()
-        if base._last_signal is not None:
-            base._last_signal = None
-        if n < 0:
-            self._failed(n)
-            return []
-        if self.stopped or n & _STOP:
+        if n >= 0:
             self.stopped = bool(n & _STOP)
-            n &= ~_STOP
-        ready: list[tuple[SelectorKey, int]] = []
-        if n:
-            keys, found = self._keys, iter(_unpack(self._ready, 2 * n))
-            for fd in found:
-                ready.append((keys[fd], next(found)))
-        return ready
-
-    def _failed(self, code: int) -> None:
+            return n & ~_STOP
         if self.base.closed:  # in a callback
             self.base.close()
-        if code == RAISED:
+        if n == RAISED:
             self.base._keep(lib.pyle_raised())
             if self.base._later:
                 self.base.loop(lib.EVLOOP_NONBLOCK)
-            return
-        fail(code, "event_base_loop")
+            return 0
+        fail(n, "event_base_loop")
 
     def close(self) -> None:
         """Watches nothing any more; the base stays open."""
         self._keys.clear()
-        poll, self._poll = self._poll, None
-        if poll is not None:
-            poll.close()
+        self._closed = True
+        self.base._last_signal = None
+        self._poll.close()
 
     def get_key(self, fileobj: Any) -> SelectorKey:
         """The SelectorKey of what is registered; KeyError if it is not."""
-        if self._poll is None:
-            raise RuntimeError("Selector is closed")
+        if self._closed:
+            fail(CLOSED, "selector")
         try:
             return self._keys[self._fd(fileobj)]
         except KeyError:
@@ -217,7 +210,11 @@ class Selector(selectors.BaseSelector):
 
     def get_map(self) -> Mapping[Any, SelectorKey]:
         """What is registered: a mapping from file objects to their SelectorKeys."""
-        return None if self._poll is None else self._map  # type: ignore[return-value]  # as selectors do
+        return None if self._closed else self._map  # type: ignore[return-value]  # as selectors do
+
+
+class _LoopSelector(Selector):
+    select = Selector._round  # type: ignore[assignment]  # what EventLoop._process_events takes
 
 
 class _Map(Mapping[Any, SelectorKey]):
@@ -243,6 +240,9 @@ class _Map(Mapping[Any, SelectorKey]):
             return default
 
 
+_no_handle: Any = None  # nobody asks for it
+
+
 class EventLoop(asyncio.SelectorEventLoop):
     """asyncio's own event loop, which waits in an EventBase: what is pending there calls back as
     ever, between the steps of coroutines.
@@ -253,6 +253,7 @@ class EventLoop(asyncio.SelectorEventLoop):
     """
 
     _closed = True  # as long as there is nothing to close
+    _at_once = False
 
     def __init__(self, base: EventBase | None = None) -> None:
         """On a base of the caller's, or on one of its own, which it closes with itself."""
@@ -260,7 +261,7 @@ class EventLoop(asyncio.SelectorEventLoop):
         self._base = EventBase() if base is None else base
         selector: Selector | None = None
         try:
-            selector = Selector(self._base)
+            selector = _LoopSelector(self._base)
             super().__init__(selector)
         except BaseException:
             self._closed = True
@@ -287,9 +288,36 @@ class EventLoop(asyncio.SelectorEventLoop):
         )
 
     def _process_events(self, event_list: Any) -> None:
-        super()._process_events(event_list)  # type: ignore[misc]
-        if self._selector.stopped:  # type: ignore[attr-defined]
+        """As asyncio has it, without an object for each descriptor."""
+        selector: Any = self._selector  # type: ignore[attr-defined]
+        if event_list:
+            keys, ready, found = selector._keys, self._ready, iter(event_list)  # type: ignore[attr-defined]
+            for fd, events in zip(found, found, strict=False):
+                key = keys[fd]
+                for handle in key.data if events == _BOTH else (key.data[events - 1],):
+                    if handle is None:
+                        continue
+                    if handle._cancelled:
+                        if handle is key.data[0]:
+                            self._remove_reader(key.fileobj)  # type: ignore[attr-defined]
+                        else:
+                            self._remove_writer(key.fileobj)  # type: ignore[attr-defined]
+                    else:
+                        ready.append(handle)
+        if selector.stopped:
+            selector.stopped = False
             self.stop()
+
+    def call_soon(
+        self, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """Calls it in the next round."""
+        if self._at_once:  # _Stream._readable: a future of its that is done now
+            self._at_once = False
+            assert context is not None
+            context.run(callback, *args)
+            return _no_handle
+        return super().call_soon(callback, *args, context=context)
 
     # Python's signal handlers run between two rounds. So a signal has to end the wait, and all that
     # it takes is a byte in the socket that call_soon_threadsafe writes to.
@@ -417,6 +445,18 @@ class _Stream(BufferEvent):
         self.enable(EV_READ)
 
     def _readable(self) -> None:
+        """Who waits goes on, right here: no task is running."""
+        waiter = self.reading
+        if waiter is not None and not waiter.done():
+            loop = self.loop
+            loop._at_once = not loop._debug  # type: ignore[attr-defined]
+            try:
+                waiter.set_result(None)
+            finally:
+                loop._at_once = False
+
+    def _wake(self) -> None:
+        """Who waits goes on soon."""
         waiter = self.reading
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -442,7 +482,7 @@ class _Stream(BufferEvent):
             timeout = what & BEV_EVENT_TIMEOUT
             error = TimeoutError("the connection timed out") if timeout else _why(self)
             self.exception = error
-        self._readable()
+        self._wake()
         if self.exception is not None:
             self._wake_drains()
 
@@ -459,7 +499,7 @@ class _Stream(BufferEvent):
         super()._forget()
         if hasattr(self, "loop"):  # else it was never one
             self.eof = self.over = True
-            self._readable()
+            self._wake()
             self._wake_drains()
             if self.gone is not None and not self.gone.done():
                 self.gone.set_result(None)
@@ -668,7 +708,7 @@ class StreamWriter:
             self._closing = True
             bev = self._bev
             bev.eof = True
-            bev._readable()
+            bev._wake()
             if not bev.over and bev.exception is None:
                 bev.close_after_write()
             else:

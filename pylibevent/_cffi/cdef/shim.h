@@ -345,7 +345,7 @@ void pyle_poll_unref(struct pyle_poll *);
 int pyle_poll_open(struct pyle_poll *);
 int pyle_poll_close(struct pyle_poll *, int by_base);
 int pyle_poll_set(struct pyle_poll *, int fd, int events);     /* PYLE_POLL_*; 0: not any more */
-/* One round of the loop, for so many seconds at most, -1: any. How many descriptors are ready: out
+/* One round of the loop, for so many seconds at most, from 1e9 on: any number. How many descriptors are ready: out
  * has two numbers for each, the second PYLE_POLL_*. And PYLE_POLL_STOP: loopexit or loopbreak came. */
 int pyle_poll_wait(struct pyle_poll *, double seconds, int *out, int room);
 

@@ -11,6 +11,7 @@
 #endif
 
 #define MOST_CALLS 256         /* of Python's in one wait: then coroutines have their turn */
+#define FOREVER 1e9
 #define SLACK 500000           /* ns that a timeout may be late */
 
 struct watch {
@@ -306,9 +307,9 @@ int pyle_poll_wait(struct pyle_poll *poll, double seconds, int *out, int room)
         return PYLE_RUNNING;
     if (poll->n_parked && (rc = unpark(poll)) < 0)
         return rc;
-    if (seconds == 0)
+    if (!(seconds > 0))
         flags |= EVLOOP_NONBLOCK;
-    else if (seconds > 0 && (rc = set_timer(poll, seconds)) < 0)
+    else if (seconds < FOREVER && (rc = set_timer(poll, seconds)) < 0)
         return rc;
     stop = __atomic_load_n(&pb->break_requested, __ATOMIC_ACQUIRE);
     poll->n_ready = poll->broke = 0;
