@@ -240,6 +240,8 @@ class _Map(Mapping[Any, SelectorKey]):
             return default
 
 
+_Handle = asyncio.Handle
+_Future = asyncio.Future
 _no_handle: Any = None  # nobody asks for it
 
 
@@ -317,7 +319,11 @@ class EventLoop(asyncio.SelectorEventLoop):
             assert context is not None
             context.run(callback, *args)
             return _no_handle
-        return super().call_soon(callback, *args, context=context)
+        if self._debug or self._closed:  # type: ignore[attr-defined]
+            return super().call_soon(callback, *args, context=context)
+        handle = _Handle(callback, args, self, context)
+        self._ready.append(handle)  # type: ignore[attr-defined]
+        return handle
 
     # Python's signal handlers run between two rounds. So a signal has to end the wait, and all that
     # it takes is a byte in the socket that call_soon_threadsafe writes to.
@@ -554,12 +560,20 @@ class StreamReader:
         LineTooLong, a ValueError, and nothing removed, if it is longer than the limit.
         """
         bev = self._bev
+        readln, limit = self._input.readln, self._limit
         while not bev.over:
-            line = self._input.readln(EVBUFFER_EOL_LF, self._limit)
+            line = readln(EVBUFFER_EOL_LF, limit)
             if line is not None:
                 return line + b"\n"
-            if not await self._more():
-                break
+            if bev.eof or bev.exception is not None or bev.reading is not None:
+                if not await self._more():
+                    break
+            else:  # the same without a coroutine more
+                bev.reading = waiter = _Future(loop=bev.loop)
+                try:
+                    await waiter
+                finally:
+                    bev.reading = None
         return self._rest()
 
     async def readuntil(self, separator: bytes = b"\n") -> bytes:
