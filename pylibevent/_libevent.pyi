@@ -1073,6 +1073,7 @@ class _Lib(_Library):
     PYLE_STATE_FEATURES: Final[int]
     PYLE_STATE_FORKED: Final[int]
     PYLE_LAST: Final[int]
+    PYLE_KEEP: Final[int]
     PYLE_MORE: Final[int]
     PYLE_TAG_TAG: Final[int]
     PYLE_TAG_INT: Final[int]

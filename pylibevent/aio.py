@@ -15,10 +15,11 @@ from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _callbacks as cb
-from ._args import Address, FileDescriptor, Seconds
+from ._args import Address, FileDescriptor, Seconds, size
+from ._args import data as _data
 from ._handle import Handle
 from ._libevent import ffi, lib
-from .buffer import Bytes
+from .buffer import _BLOCK, _LAST, Bytes, _blocks, _pop_block, _readln
 from .bufferevent import BufferEvent
 from .constants import (
     BEV_EVENT_CONNECTED,
@@ -30,7 +31,7 @@ from .constants import (
     EVBUFFER_EOL_LF,
     EventFlags,
 )
-from .errors import CLOSED, RAISED, ClosedError, fail
+from .errors import CLOSED, NONE, RAISED, SMALL, ClosedError, fail
 from .event import Event, EventBase
 from .listener import Listener
 
@@ -416,6 +417,7 @@ _LIMIT = 1 << 16
 _HIGH = 1 << 16  # of the output: then drain() waits
 _LOW = 1 << 14  # until it is down to this
 _HANDSHAKE = 60.0
+_LF = EVBUFFER_EOL_LF | lib.PYLE_KEEP
 _write_now = lib.pyle_bev_write_now
 
 
@@ -519,12 +521,14 @@ class StreamReader:
     """The reading side of `connect` and `start_server`: asyncio.StreamReader's methods on the input
     of a BufferEvent. libevent reads up to twice the limit ahead."""
 
-    __slots__ = ("_bev", "_input", "_limit")
+    __slots__ = ("_bev", "_input", "_last", "_limit", "_ptr")
 
     def __init__(self, bev: _Stream, limit: int) -> None:
         self._bev = bev
-        self._limit = limit
+        self._limit = size(limit)
         self._input = bev.input
+        self._ptr = self._input._ptr
+        self._last = False  # there was no more after the last line
 
     def exception(self) -> Exception | None:
         """Why the connection has failed, or None."""
@@ -559,12 +563,19 @@ class StreamReader:
 
         LineTooLong, a ValueError, and nothing removed, if it is longer than the limit.
         """
-        bev = self._bev
-        readln, limit = self._input.readln, self._limit
+        bev, ptr = self._bev, self._ptr
         while not bev.over:
-            line = readln(EVBUFFER_EOL_LF, limit)
-            if line is not None:
-                return line + b"\n"
+            if not (self._last and ptr.dry):
+                block = _pop_block(_BLOCK)
+                n = _readln(ptr, block, _BLOCK, _LF, self._limit)
+                if n >= 0:
+                    self._last = n >= _LAST
+                    line: bytes = _unpack(block, n & ~_LAST)
+                    _blocks.append(block)
+                    return line
+                _blocks.append(block)
+                if n != NONE:
+                    return self._long_line(n)
             if bev.eof or bev.exception is not None or bev.reading is not None:
                 if not await self._more():
                     break
@@ -575,6 +586,13 @@ class StreamReader:
                 finally:
                     bev.reading = None
         return self._rest()
+
+    def _long_line(self, code: int) -> bytes:
+        """One that does not fit in the block, or is an error."""
+        line = self._input.readln(EVBUFFER_EOL_LF, self._limit) if code == SMALL else None
+        if line is None:
+            fail(code, "evbuffer_readln")
+        return line + b"\n"
 
     async def readuntil(self, separator: bytes = b"\n") -> bytes:
         """All up to the separator, and with it. asyncio.IncompleteReadError at the end;
@@ -663,7 +681,7 @@ class StreamWriter:
 
     def write(self, data: Bytes) -> None:
         """Writes bytes: to the socket, what that takes, or else to the output."""
-        source = data if type(data) is bytes else _bytes(data)
+        source = data if type(data) is bytes else _data(data)
         rc = _write_now(self._ptr, source, len(source), _HIGH)
         if rc:
             if rc < 0:
@@ -759,10 +777,6 @@ class StreamWriter:
             return default
         finally:
             sock.detach()
-
-
-def _bytes(data: Any) -> Any:
-    return ffi.from_buffer("char[]", data)
 
 
 async def connect(

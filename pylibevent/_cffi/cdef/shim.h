@@ -139,6 +139,7 @@ ssize_t pyle_buf_remove(struct pyle_buf *, void *out, size_t n);
 ssize_t pyle_buf_copyout(struct pyle_buf *, ssize_t position, void *out, size_t n);
 /* The line's length; PYLE_LAST is set in it if nothing is left: .dry says whether that still holds. */
 #define PYLE_LAST 4611686018427387904
+#define PYLE_KEEP 256 /* and an EVBUFFER_EOL_*: the line with its end */
 ssize_t pyle_buf_readln(struct pyle_buf *, char *out, size_t size, int eol, ssize_t max_length);
 /* The bytes up to the end of the last line; PYLE_MORE is set in it if there are more lines. */
 #define PYLE_MORE 4611686018427387904
