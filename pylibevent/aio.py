@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import selectors
 import signal
@@ -12,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from . import _callbacks as cb
 from ._args import Address, FileDescriptor, Seconds, size
@@ -95,6 +94,8 @@ class Selector(selectors.BaseSelector):
         self.base = base
         self.stopped = False
         """Whether loopexit or loopbreak came in the last round."""
+        self.waiting = False
+        """Whether it is in `select`."""
         self._poll = _Poll(base)
         self._closed = False
         self._ptr = self._poll._ptr
@@ -173,7 +174,11 @@ class Selector(selectors.BaseSelector):
         """Descriptor, events, and so on."""
         if self.base._later:
             self.base.loop(lib.EVLOOP_NONBLOCK)
-        n = _wait(self._ptr, _FOREVER if timeout is None else timeout, self._ready, _ROOM)
+        self.waiting = True
+        try:
+            n = _wait(self._ptr, _FOREVER if timeout is None else timeout, self._ready, _ROOM)
+        finally:
+            self.waiting = False
         if n <= 0 or n > _ROOM:
             n = self._special(n)
         return _unpack(self._ready, 2 * n) if n else _NONE
@@ -243,7 +248,6 @@ class _Map(Mapping[Any, SelectorKey]):
 
 _Handle = asyncio.Handle
 _Future = asyncio.Future
-_no_handle: Any = None  # nobody asks for it
 
 
 class EventLoop(asyncio.SelectorEventLoop):
@@ -311,15 +315,14 @@ class EventLoop(asyncio.SelectorEventLoop):
             selector.stopped = False
             self.stop()
 
-    def call_soon(
-        self, callback: Any, *args: Any, context: contextvars.Context | None = None
+    def call_soon(  # type: ignore[override]  # what it takes is not said in all versions alike
+        self, callback: Any, *args: Any, context: Any = None
     ) -> asyncio.Handle:
         """Calls it in the next round."""
-        if self._at_once:  # _Stream._readable: a future of its that is done now
+        if self._at_once:  # _Stream._readable has set the result of a future
             self._at_once = False
-            assert context is not None
             context.run(callback, *args)
-            return _no_handle
+            return cast(asyncio.Handle, None)  # which nobody looks at
         if self._debug or self._closed:  # type: ignore[attr-defined]
             return super().call_soon(callback, *args, context=context)
         handle = _Handle(callback, args, self, context)
@@ -453,11 +456,11 @@ class _Stream(BufferEvent):
         self.enable(EV_READ)
 
     def _readable(self) -> None:
-        """Who waits goes on, right here: no task is running."""
+        """Who waits goes on, right here if no task can be running."""
         waiter = self.reading
         if waiter is not None and not waiter.done():
-            loop = self.loop
-            loop._at_once = not loop._debug  # type: ignore[attr-defined]
+            loop: Any = self.loop
+            loop._at_once = loop._selector.waiting and not loop._debug
             try:
                 waiter.set_result(None)
             finally:
@@ -580,7 +583,8 @@ class StreamReader:
                 if not await self._more():
                     break
             else:  # the same without a coroutine more
-                bev.reading = waiter = _Future(loop=bev.loop)
+                waiter: asyncio.Future[None] = _Future(loop=bev.loop)
+                bev.reading = waiter
                 try:
                     await waiter
                 finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import os
 import signal
@@ -22,6 +23,7 @@ from pylibevent import (
     EV_SIGNAL,
     EV_TIMEOUT,
     EV_WRITE,
+    EVLOOP_ONCE,
     BufferEvent,
     EventBase,
     LineTooLong,
@@ -194,6 +196,56 @@ async def test_a_wait_that_is_cancelled_loses_nothing() -> None:
             await asyncio.wait_for(reader.readline(), 0.01)
         writer.write(b"line\n")
         assert await reader.readline() == b"half a line\n"
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_coroutine_that_goes_on_is_the_current_task_with_its_context(debug: bool) -> None:
+    where: contextvars.ContextVar[str] = contextvars.ContextVar("where")
+
+    async def read(reader: aio.StreamReader) -> None:
+        where.set("in here")
+        task = asyncio.current_task()
+        for _ in range(3):
+            await reader.readline()
+            assert asyncio.current_task() is task
+            assert where.get() == "in here"
+
+    async def main() -> None:
+        async with talking(echo) as (reader, writer):
+            reading = asyncio.ensure_future(read(reader))
+            for _ in range(3):
+                await asyncio.sleep(0.001)
+                writer.write(b"x\n")
+            await reading
+
+    aio.run(asyncio.wait_for(main(), 20), debug=debug)
+
+
+@on_the_loop
+async def test_no_coroutine_goes_on_inside_of_another_one() -> None:
+    async with talking(echo) as (reader, writer):
+        reading = asyncio.ensure_future(reader.readline())
+        await asyncio.sleep(0)
+        writer.write(b"x\n")
+        while not len(writer.bufferevent.input):
+            running().base.loop(EVLOOP_ONCE)  # a loop of libevent's within the task
+        writer.bufferevent.trigger(EV_READ)
+        assert not reading.done()
+        assert await reading == b"x\n"
+
+
+@on_the_loop
+async def test_what_a_coroutine_raises_that_goes_on_is_its_own() -> None:
+    async def fails(reader: aio.StreamReader) -> None:
+        await reader.readline()
+        raise LookupError
+
+    async with talking(echo) as (reader, writer):
+        task = asyncio.ensure_future(fails(reader))
+        await asyncio.sleep(0)
+        writer.write(b"x\n")
+        with pytest.raises(LookupError):
+            await task
 
 
 # ---- writing ----

@@ -1479,7 +1479,7 @@ static int send_data(struct pyle_bev *pv, struct bufferevent *bev, const void *d
         return rc;
     write_soon(pv, bev, n);
     rc = pyle_bev_send(pv, bev, data, n);
-    return rc < 0 ? rc : evbuffer_get_length(bev->output) + pv->posted > most;
+    return rc < 0 ? rc : evbuffer_get_length(bev->output) > most; /* what is posted goes out anyway */
 }
 
 int pyle_bev_write_now(struct pyle_bev *pv, const void *data, size_t n, size_t most)
