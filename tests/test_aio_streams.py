@@ -223,15 +223,19 @@ def test_a_coroutine_that_goes_on_is_the_current_task_with_its_context(debug: bo
 
 @on_the_loop
 async def test_no_coroutine_goes_on_inside_of_another_one() -> None:
-    async with talking(echo) as (reader, writer):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        reader, writer = await aio.connect(running(), listener.getsockname())
+        other, _ = listener.accept()
+    with other:
         reading = asyncio.ensure_future(reader.readline())
         await asyncio.sleep(0)
-        writer.write(b"x\n")
+        other.send(b"x\n")
         while not len(writer.bufferevent.input):
             running().base.loop(EVLOOP_ONCE)  # a loop of libevent's within the task
         writer.bufferevent.trigger(EV_READ)
         assert not reading.done()
         assert await reading == b"x\n"
+        writer.close()
 
 
 @on_the_loop
