@@ -30,7 +30,7 @@ from .constants import (
     EVBUFFER_EOL_LF,
     EventFlags,
 )
-from .errors import CLOSED, NONE, RAISED, SMALL, ClosedError, fail
+from .errors import CLOSED, FORKED, NONE, RAISED, SMALL, ClosedError, fail
 from .event import Event, EventBase
 from .listener import Listener
 
@@ -77,8 +77,10 @@ class _Poll(Handle):
         return self._token not in self.base._table
 
     def close(self) -> None:
-        self._check(lib.pyle_poll_close(self._ptr, 0), "selector")
-        self.base._table.pop(self._token, None)
+        rc = lib.pyle_poll_close(self._ptr, 0)
+        if rc != FORKED:  # else the base still has its events, and closes it
+            self._check(rc, "selector")
+            self.base._table.pop(self._token, None)
 
     def _close_with_base(self, _token: int) -> None:
         lib.pyle_poll_close(self._ptr, 1)
@@ -144,8 +146,9 @@ class Selector(selectors.BaseSelector):
             key = self._keys.pop(self._fd(fileobj))
         except KeyError:
             raise KeyError(f"{fileobj!r} is not registered") from None
-        if not self._closed and not self.base.closed:
-            self._set(key.fd, 0)
+        rc = lib.pyle_poll_set(self._ptr, key.fd, 0)
+        if rc < 0 and rc not in (CLOSED, FORKED):
+            fail(rc, "event_del")
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:

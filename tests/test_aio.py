@@ -497,6 +497,40 @@ def test_a_child_cannot_use_the_loop_and_does_the_parents_no_harm(
     loop.remove_reader(sockets[0])
 
 
+def test_a_child_may_close_the_loop(base: EventBase, sockets: Sockets) -> None:
+    shared, own = aio.EventLoop(base), aio.EventLoop()
+    for loop in (shared, own):
+        loop.add_reader(sockets[0], loop.stop)
+
+    def child() -> None:
+        shared.close()
+        own.close()
+        base.close()
+
+    in_child(child)
+    sockets[1].send(b"x")
+    for loop in (shared, own):
+        loop.run_forever()
+        loop.remove_reader(sockets[0])
+        loop.close()
+
+
+def test_a_childs_timer_is_not_the_parents(loop: aio.EventLoop) -> None:
+    async def main() -> None:
+        soon = asyncio.ensure_future(asyncio.sleep(0.05))
+        await asyncio.sleep(0.001)
+
+        def child() -> None:
+            loop.base.reinit()
+            for _ in range(3):
+                loop._selector.select(0.05)  # type: ignore[attr-defined]
+
+        in_child(child)
+        await soon
+
+    loop.run_until_complete(asyncio.wait_for(main(), 20))
+
+
 def test_a_child_may_reinit_and_go_on(loop: aio.EventLoop, sockets: Sockets) -> None:
     loop.run_until_complete(asyncio.sleep(0.001))
 

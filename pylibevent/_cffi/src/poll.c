@@ -209,6 +209,10 @@ static void on_alarm(evutil_socket_t fd, short what, void *arg)
     uint64_t times;
 
     (void)what;
+    if (poll->fork_gen != pyle_fork_gen) { /* it is the parent's */
+        event_del(&poll->alarm);
+        return;
+    }
     poll->due = 0;
     while (fd >= 0 && read(fd, &times, sizeof(times)) < 0 && errno == EINTR)
         ;
@@ -241,16 +245,6 @@ static int set_timer(struct pyle_poll *poll, double seconds)
     struct itimerspec when = {{0, 0}, {0, 0}};
     long long due;
 
-    if (poll->fork_gen != pyle_fork_gen) { /* the other one is the parent's, too */
-        int rc;
-        event_del(&poll->alarm);
-        event_debug_unassign(&poll->alarm);
-        close(poll->timer);
-        rc = open_timer(poll);
-        if (rc < 0)
-            return rc;
-        poll->fork_gen = pyle_fork_gen;
-    }
     clock_gettime(CLOCK_MONOTONIC, &when.it_value);
     due = when.it_value.tv_sec * 1000000000LL + when.it_value.tv_nsec + (long long)ceil(seconds * 1e9);
     if (poll->due && poll->due <= due + SLACK)
@@ -276,6 +270,21 @@ static int set_timer(struct pyle_poll *poll, double seconds)
     return event_add(&poll->alarm, &tv) < 0 ? pyle_failed() : 0;
 }
 #endif
+
+/* After a fork and a reinit(): the timer is the parent's, too. */
+static int renew_timer(struct pyle_poll *poll)
+{
+    int rc;
+
+    event_del(&poll->alarm);
+    event_debug_unassign(&poll->alarm);
+    if (poll->timer >= 0)
+        close(poll->timer);
+    rc = open_timer(poll);
+    if (rc == 0)
+        poll->fork_gen = pyle_fork_gen;
+    return rc;
+}
 
 static int unpark(struct pyle_poll *poll)
 {
@@ -305,6 +314,8 @@ int pyle_poll_wait(struct pyle_poll *poll, double seconds, int *out, int room)
         return rc;
     if (pb->runner)
         return PYLE_RUNNING;
+    if (poll->fork_gen != pyle_fork_gen && (rc = renew_timer(poll)) < 0)
+        return rc;
     if (poll->n_parked && (rc = unpark(poll)) < 0)
         return rc;
     if (!(seconds > 0))
@@ -404,6 +415,8 @@ int pyle_poll_close(struct pyle_poll *poll, int by_base)
     if (rc < 0)
         return rc;
     poll->open = 0;
+    if (poll->pb->nudge == &poll->nudge)
+        poll->pb->nudge = NULL;
     if (!poll->pb->lost) {
         for (fd = 0; fd < poll->room; ++fd)
             if (poll->watches[fd])
