@@ -135,20 +135,23 @@ class Selector(selectors.BaseSelector):
         fd = self._fd(fileobj)
         if fd in self._keys:
             raise KeyError(f"{fileobj!r} (FD {fd}) is already registered")
-        key = SelectorKey(fileobj, fd, events, data)
-        self._set(fd, events)
-        self._keys[fd] = key
+        key = self._keys[fd] = SelectorKey(fileobj, fd, events, data)
+        try:
+            self._set(fd, events)
+        except BaseException:
+            lib.pyle_poll_set(self._ptr, fd, 0)
+            del self._keys[fd]
+            raise
         return key
 
     def unregister(self, fileobj: Any) -> SelectorKey:
         """Watches it no longer."""
-        try:
-            key = self._keys.pop(self._fd(fileobj))
-        except KeyError:
-            raise KeyError(f"{fileobj!r} is not registered") from None
+        if (key := self._keys.get(self._fd(fileobj))) is None:
+            raise KeyError(f"{fileobj!r} is not registered")
         rc = lib.pyle_poll_set(self._ptr, key.fd, 0)
         if rc < 0 and rc not in (CLOSED, FORKED):
             fail(rc, "event_del")
+        del self._keys[key.fd]
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
@@ -162,6 +165,7 @@ class Selector(selectors.BaseSelector):
             try:
                 self._set(fd, events)
             except BaseException:
+                lib.pyle_poll_set(self._ptr, fd, 0)
                 del self._keys[fd]
                 raise
         changed = self._keys[fd] = SelectorKey(key.fileobj, fd, events, data)
