@@ -52,7 +52,6 @@ __all__ = [
 T = TypeVar("T")
 
 _STOP = lib.PYLE_POLL_STOP
-_BOTH = EVENT_READ | EVENT_WRITE
 _ROOM = 512  # of the descriptors that are ready in one round
 _FOREVER = 1e300
 _NONE: list[int] = []
@@ -307,17 +306,17 @@ class EventLoop(asyncio.SelectorEventLoop):
         if event_list:
             keys, ready, found = selector._keys, self._ready, iter(event_list)  # type: ignore[attr-defined]
             for fd, events in zip(found, found, strict=False):
-                key = keys[fd]
-                for handle in key.data if events == _BOTH else (key.data[events - 1],):
-                    if handle is None:
-                        continue
-                    if handle._cancelled:
-                        if handle is key.data[0]:
-                            self._remove_reader(key.fileobj)  # type: ignore[attr-defined]
-                        else:
-                            self._remove_writer(key.fileobj)  # type: ignore[attr-defined]
+                reader, writer = keys[fd].data
+                if events & EVENT_READ and reader is not None:
+                    if reader._cancelled:
+                        self._remove_reader(keys[fd].fileobj)  # type: ignore[attr-defined]
                     else:
-                        ready.append(handle)
+                        ready.append(reader)
+                if events & EVENT_WRITE and writer is not None:
+                    if writer._cancelled:
+                        self._remove_writer(keys[fd].fileobj)  # type: ignore[attr-defined]
+                    else:
+                        ready.append(writer)
         if selector.stopped:
             selector.stopped = False
             self.stop()
@@ -373,7 +372,7 @@ class EventLoop(asyncio.SelectorEventLoop):
     def remove_signal_handler(self, sig: int) -> bool:
         """Removes a handler of add_signal_handler; True if there was one."""
         removed = super().remove_signal_handler(sig)
-        if self.is_running() and not self._signal_handlers:  # type: ignore[attr-defined]
+        if removed and self.is_running() and not self._signal_handlers:  # type: ignore[attr-defined]
             self._listen()
         return removed
 
@@ -953,7 +952,11 @@ class Server:
     def _serve(self, bev: _Stream, address: Address) -> None:
         reader, writer = StreamReader(bev, self._limit), StreamWriter(bev, address)
         bev._go(self._limit)
-        result = self._connected(reader, writer)
+        try:
+            result = self._connected(reader, writer)
+        except BaseException:
+            bev.close()
+            raise
         if asyncio.iscoroutine(result):
             task = self._loop.create_task(result)
             self._tasks.add(task)

@@ -299,6 +299,22 @@ def test_loopexit_and_loopbreak_stop_the_loop(loop: aio.EventLoop, end: str) -> 
     loop.run_until_complete(asyncio.sleep(0.001))
 
 
+def test_loopbreak_stops_the_loop_in_a_crowd_of_callbacks(loop: aio.EventLoop) -> None:
+    calls: list[int] = []
+
+    def count(n: int) -> None:
+        calls.append(n)
+        if n == 255:
+            loop.base.loopbreak()
+
+    for n in range(1000):
+        Event(loop.base, -1, EV_TIMEOUT, lambda _fd, _what, n: count(n), n).active(EV_TIMEOUT)
+    loop.run_forever()
+    assert calls == list(range(256))
+    loop.run_until_complete(asyncio.sleep(0.001))
+    assert calls == list(range(1000))
+
+
 def test_loopbreak_in_a_coroutine_stops_the_loop(loop: aio.EventLoop) -> None:
     loop.call_soon(loop.base.loopbreak)
     loop.run_forever()

@@ -451,6 +451,19 @@ async def test_what_a_handler_raises_goes_to_the_loop_and_closes_the_connection(
 
 
 @on_the_loop
+async def test_so_does_what_a_handler_raises_that_is_a_function() -> None:
+    contexts: list[dict[str, Any]] = []
+    running().set_exception_handler(lambda _, context: contexts.append(context))
+
+    def fails(_reader: aio.StreamReader, _writer: aio.StreamWriter) -> None:
+        raise LookupError
+
+    async with talking(fails) as (reader, _):
+        assert await reader.read() == b""
+    assert [type(context["exception"]) for context in contexts] == [LookupError]
+
+
+@on_the_loop
 async def test_serve_forever_ends_when_it_is_cancelled() -> None:
     server = await aio.start_server(running(), echo, ("127.0.0.1", 0))
     task = asyncio.ensure_future(server.serve_forever())

@@ -858,6 +858,7 @@ int pyle_base_loopbreak(struct pyle_base *pb)
 
     if (rc < 0)
         return rc;
+    pb->user_broke = 1;
     if (event_base_loopbreak(pb->base) < 0)
         rc = pyle_failed();
     if (pb->runner != PYLE_ME) {

@@ -323,7 +323,7 @@ int pyle_poll_wait(struct pyle_poll *poll, double seconds, int *out, int room)
     else if (seconds < FOREVER && (rc = set_timer(poll, seconds)) < 0)
         return rc;
     stop = __atomic_load_n(&pb->break_requested, __ATOMIC_ACQUIRE);
-    poll->n_ready = poll->broke = 0;
+    poll->n_ready = poll->broke = pb->user_broke = 0;
     poll->waiting = 1;
     pb->nudge = &poll->nudge;
     pb->calls_left = MOST_CALLS;
@@ -346,7 +346,7 @@ int pyle_poll_wait(struct pyle_poll *poll, double seconds, int *out, int room)
     if (rc >= 0)
         rc = check(poll);
     if (rc >= 0) {
-        if (event_base_got_exit(pb->base) || stop ||
+        if (event_base_got_exit(pb->base) || stop || pb->user_broke ||
             (event_base_got_break(pb->base) && !poll->broke && pb->calls_left))
             n |= PYLE_POLL_STOP;
         rc = n;

@@ -104,6 +104,7 @@ struct pyle_base {
     struct pyle_bev *unsent, **unsent_end; /* to be written when the callback that runs is over */
     int sending;
     struct event *nudge;       /* asyncio waits: what ends that */
+    int user_broke;            /* loopbreak() came */
     int calls_left;            /* of Python, until that ends; 0: no matter */
 };
 
