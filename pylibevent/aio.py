@@ -330,7 +330,10 @@ class EventLoop(asyncio.SelectorEventLoop):
             context.run(callback, *args)
             return cast(asyncio.Handle, None)  # which nobody looks at
         if self._debug or self._closed:  # type: ignore[attr-defined]
-            return super().call_soon(callback, *args, context=context)
+            handle = super().call_soon(callback, *args, context=context)
+            if handle._source_traceback:  # type: ignore[attr-defined]
+                del handle._source_traceback[-1]  # type: ignore[attr-defined]  # this function
+            return handle
         handle = _Handle(callback, args, self, context)
         self._ready.append(handle)  # type: ignore[attr-defined]
         return handle
