@@ -325,7 +325,9 @@ class EventLoop(asyncio.SelectorEventLoop):
         self, callback: Any, *args: Any, context: Any = None
     ) -> asyncio.Handle:
         """Calls it in the next round."""
-        if self._at_once:  # _Stream._readable has set the result of a future
+        if (
+            self._at_once and context is not None
+        ):  # _Stream._readable has set the result of a future
             self._at_once = False
             context.run(callback, *args)
             return cast(asyncio.Handle, None)  # which nobody looks at
@@ -809,8 +811,8 @@ async def connect(
     loop, base = _base_of(base_or_loop)
     context = _context(tls)
     where: list[Any] = [address]
-    if isinstance(address, tuple):
-        host, port = address[:2]
+    if isinstance(address, tuple) and len(address) == 2:
+        host, port = address
         if context is not None and server_hostname is None:
             server_hostname = host
         try:  # a number?

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
+import random
+import selectors
 import signal
 import socket
 import subprocess
@@ -781,3 +784,50 @@ def test_a_wait_inside_of_a_callback_is_an_error(selector: aio.Selector, base: E
     while len(errors) < 2:
         selector.select()
     assert all("running already" in error for error in errors)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_tells_what_an_epoll_selector_tells(
+    selector: aio.Selector, base: EventBase, seed: int
+) -> None:
+    """Whatever is registered, changed, sent, read and closed, in whichever order."""
+    rng = random.Random(seed)
+    other = selectors.DefaultSelector()
+    pairs = [socket.socketpair() for _ in range(8)]
+    for pair in pairs:
+        for each in pair:
+            each.setblocking(False)
+    for _ in range(1000):
+        a, b = rng.choice(pairs)
+        events = rng.choice([EVENT_READ, EVENT_WRITE, EVENT_READ | EVENT_WRITE])
+        match rng.randrange(7):
+            case 0 | 1 if a in other.get_map():
+                for one in (selector, other):
+                    one.modify(a, events)
+            case 0 | 1 if a.fileno() >= 0:
+                for one in (selector, other):
+                    one.register(a, events)
+            case 2 if a in other.get_map():
+                for one in (selector, other):
+                    one.unregister(a)
+            case 3 if b.fileno() >= 0 and a.fileno() >= 0:
+                with contextlib.suppress(BlockingIOError):
+                    b.send(bytes(rng.choice([1, 1_000_000])))
+            case 4 if a.fileno() >= 0:
+                with contextlib.suppress(BlockingIOError, ConnectionError):
+                    a.recv(1_000_000)
+            case 5 if a.fileno() >= 0:
+                with contextlib.suppress(BlockingIOError, ConnectionError):
+                    a.send(bytes(1_000_000))
+            case 6 if rng.random() < 0.1:
+                b.close()
+        if rng.random() < 0.2:
+            base.loop(EVLOOP_NONBLOCK)
+        told = [{(key.fd, events) for key, events in one.select(0)} for one in (selector, other)]
+        assert told[0] == told[1]
+    other.close()
+    for pair in pairs:
+        for each in pair:
+            if each in selector.get_map():
+                selector.unregister(each)
+            each.close()
