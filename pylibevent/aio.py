@@ -325,9 +325,7 @@ class EventLoop(asyncio.SelectorEventLoop):
         self, callback: Any, *args: Any, context: Any = None
     ) -> asyncio.Handle:
         """Calls it in the next round."""
-        if (
-            self._at_once and context is not None
-        ):  # _Stream._readable has set the result of a future
+        if self._at_once and context is not None:  # by _Stream._readable
             self._at_once = False
             context.run(callback, *args)
             return cast(asyncio.Handle, None)  # which nobody looks at
