@@ -1107,6 +1107,7 @@ class _Lib(_Library):
     PYLE_PORTS: Final[int]
     PYLE_QUERIES: Final[int]
     PYLE_POLLS: Final[int]
+    PYLE_WATCHES: Final[int]
     PYLE_SHARES: Final[int]
     PYLE_PINS: Final[int]
     def pyle_let_go(self, pyle_held: CData, /) -> None: ...

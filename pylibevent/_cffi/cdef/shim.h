@@ -38,7 +38,7 @@ void pyle_disown(struct pyle_owned *);                  /* gives back what is in
 /* ---- base.c ---- */
 enum pyle_thing {
     PYLE_NOTHING, PYLE_BASES, PYLE_BUFS, PYLE_BEVS, PYLE_LISTENERS, PYLE_LIMITS, PYLE_GROUPS, PYLE_SEGMENTS,
-    PYLE_DNS_BASES, PYLE_LOOKUPS, PYLE_PORTS, PYLE_QUERIES, PYLE_POLLS,
+    PYLE_DNS_BASES, PYLE_LOOKUPS, PYLE_PORTS, PYLE_QUERIES, PYLE_POLLS, PYLE_WATCHES,
     PYLE_SHARES,                                        /* of memory between buffers */
     PYLE_PINS                                           /* of Python objects in libevent's hands */
 };

@@ -120,7 +120,7 @@ static void drop(struct watch *w)
         event_debug_unassign(&w->ev[i]);
     poll->watches[w->fd] = NULL;
     --poll->n_watches;
-    free(w);
+    pyle_unmake(PYLE_WATCHES, w);
 }
 
 static int grow(struct watch ***array, int *room, int least)
@@ -156,7 +156,7 @@ static struct watch *watch(struct pyle_poll *poll, int fd, int *rc)
         return NULL;
     if (grow(&poll->watches, &poll->room, fd + 1) < 0 ||
         grow(&poll->ready, &poll->ready_room, poll->n_ready + poll->n_watches + 1) < 0 ||
-        !(w = calloc(1, sizeof(*w)))) {
+        !(w = pyle_make(PYLE_WATCHES, sizeof(*w)))) {
         *rc = PYLE_NOMEM;
         return NULL;
     }
