@@ -67,9 +67,13 @@ class _Poll(Handle):
     def __init__(self, base: EventBase) -> None:
         self.base = base
         self._make("selector", lib.pyle_poll_new, base._ptr)
-        self._check(lib.pyle_poll_open(self._ptr), "selector")
         self._token = cb.next_token()
         base._table[self._token] = self
+        try:
+            self._check(lib.pyle_poll_open(self._ptr), "selector")
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def closed(self) -> bool:
@@ -160,6 +164,7 @@ class Selector(selectors.BaseSelector):
             raise KeyError(f"{fileobj!r} is not registered")
         if not events or events & ~(EVENT_READ | EVENT_WRITE):
             raise ValueError(f"Invalid events: {events!r}")
+        changed = SelectorKey(key.fileobj, fd, events, data)
         if events != key.events:
             try:
                 self._set(fd, events)
@@ -167,7 +172,7 @@ class Selector(selectors.BaseSelector):
                 lib.pyle_poll_set(self._ptr, fd, 0)
                 del self._keys[fd]
                 raise
-        changed = self._keys[fd] = SelectorKey(key.fileobj, fd, events, data)
+        self._keys[fd] = changed
         return changed
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
