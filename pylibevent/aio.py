@@ -99,13 +99,14 @@ class Selector(selectors.BaseSelector):
         self.base = base
         self.stopped = False
         """Whether loopexit or loopbreak came in the last round."""
+        self.at_once = True
+        """What `waiting` is in `select`."""
         self.waiting = False
-        """Whether it is in `select`."""
+        """Whether what a callback wakes may go on inside of it."""
         self._poll = _Poll(base)
-        self._closed = False
         self._ptr = self._poll._ptr
         self._keys: dict[int, SelectorKey] = {}
-        self._map = _Map(self)
+        self._map: Mapping[Any, SelectorKey] | None = _Map(self)
         self._ready = ffi.new("int[]", 2 * _ROOM)
 
     def _fd(self, fileobj: Any) -> int:
@@ -185,7 +186,7 @@ class Selector(selectors.BaseSelector):
         """Descriptor, events, and so on."""
         if self.base._later:
             self.base.loop(lib.EVLOOP_NONBLOCK)
-        self.waiting = True
+        self.waiting = self.at_once
         try:
             n = _wait(self._ptr, _FOREVER if timeout is None else timeout, self._ready, _ROOM)
         finally:
@@ -212,13 +213,13 @@ class Selector(selectors.BaseSelector):
     def close(self) -> None:
         """Watches nothing any more; the base stays open."""
         self._keys.clear()
-        self._closed = True
+        self._map = None
         self.base._last_signal = None
         self._poll.close()
 
     def get_key(self, fileobj: Any) -> SelectorKey:
         """The SelectorKey of what is registered; KeyError if it is not."""
-        if self._closed:
+        if self._map is None:
             fail(CLOSED, "selector")
         try:
             return self._keys[self._fd(fileobj)]
@@ -227,7 +228,7 @@ class Selector(selectors.BaseSelector):
 
     def get_map(self) -> Mapping[Any, SelectorKey]:
         """What is registered: a mapping from file objects to their SelectorKeys."""
-        return None if self._closed else self._map  # type: ignore[return-value]  # as selectors do
+        return self._map  # type: ignore[return-value]  # None once closed, as selectors have it
 
 
 class _LoopSelector(Selector):
@@ -279,7 +280,7 @@ class EventLoop(asyncio.SelectorEventLoop):
         self._base = EventBase() if base is None else base
         selector: Selector | None = None
         try:
-            selector = _LoopSelector(self._base)
+            self._poll = selector = _LoopSelector(self._base)
             super().__init__(selector)
         except BaseException:
             self._closed = True
@@ -305,9 +306,14 @@ class EventLoop(asyncio.SelectorEventLoop):
             }
         )
 
+    def set_debug(self, enabled: bool) -> None:
+        """Sets debug mode: each step of a coroutine is a round's of the loop, and is timed."""
+        super().set_debug(enabled)
+        self._poll.at_once = not enabled
+
     def _process_events(self, event_list: Any) -> None:
         """As asyncio has it, without an object for each descriptor."""
-        selector: Any = self._selector  # type: ignore[attr-defined]
+        selector = self._poll
         if event_list:
             keys, ready, found = selector._keys, self._ready, iter(event_list)  # type: ignore[attr-defined]
             for fd, events in zip(found, found, strict=False):
@@ -472,12 +478,12 @@ class _Stream(BufferEvent):
     def _readable(self) -> None:
         """Who waits goes on, right here if no task can be running."""
         waiter = self.reading
-        if waiter is not None and not waiter.done():
-            loop: Any = self.loop
-            loop._at_once = loop._selector.waiting and not loop._debug
+        if waiter is not None:
+            loop = self.loop
+            loop._at_once = loop._poll.waiting
             try:
                 waiter.set_result(None)
-            finally:
+            except asyncio.InvalidStateError:  # it was cancelled
                 loop._at_once = False
 
     def _wake(self) -> None:
@@ -583,7 +589,10 @@ class StreamReader:
         bev, ptr = self._bev, self._ptr
         while not bev.over:
             if not (self._last and ptr.dry):
-                block = _pop_block(_BLOCK)
+                try:
+                    block = _blocks.pop()
+                except IndexError:
+                    block = _pop_block(_BLOCK)
                 n = _readln(ptr, block, _BLOCK, _LF, self._limit)
                 if n >= 0:
                     self._last = n >= _LAST
@@ -603,6 +612,7 @@ class StreamReader:
                     await waiter
                 finally:
                     bev.reading = None
+            self._last = False
         return self._rest()
 
     def _long_line(self, code: int) -> bytes:

@@ -167,13 +167,13 @@ def test_a_base_of_its_own_is_closed_with_it() -> None:
 
 
 def test_a_closed_loop_leaves_no_cycle() -> None:
-    loop = aio.EventLoop()
-    loop.run_until_complete(asyncio.sleep(0))
-    loop.close()
-    gone = weakref.ref(loop.base), weakref.ref(loop)
     gc.collect()
     gc.disable()
     try:
+        loop = aio.EventLoop()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        gone = weakref.ref(loop.base), weakref.ref(loop)
         del loop
         assert [one() for one in gone] == [None, None]
     finally:
