@@ -71,6 +71,13 @@ PEERS = {
         "asyncio",
     ),
     "asyncio-streams": Peer("asyncio streams", ("echo_streams", "asyncio")),
+    "aio": Peer(
+        "Protocol on pylibevent.aio",
+        ("echo_protocol", "pylibevent"),
+        ("relay_protocol", "pylibevent", "{backend}"),
+    ),
+    "aio-streams": Peer("asyncio streams on pylibevent.aio", ("echo_streams", "pylibevent")),
+    "aio-bridge": Peer("pylibevent.aio streams", ("echo_bridge",)),
     "gevent": Peer("gevent StreamServer", ("echo_gevent",), needs="gevent"),
 }
 # Loops of asyncio's kind have no Protocol where only the loop is measured.

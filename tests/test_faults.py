@@ -15,6 +15,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from selectors import EVENT_READ, EVENT_WRITE
 
 import pytest
 from common import few_rounds, received
@@ -44,6 +45,7 @@ from pylibevent import (
     Signal,
     Timer,
     TokenBucketConfig,
+    aio,
     tag,
     util,
 )
@@ -219,6 +221,33 @@ def event_add(fault: Fault) -> None:
         b.send(b"x")
         base.dispatch()
         assert happened == [1]
+
+
+def selector(fault: Fault) -> None:
+    with EventBase() as base:
+        with fault:
+            aio.Selector(base)
+        aio.Selector(base).close()
+
+
+def selector_register(fault: Fault) -> None:
+    with EventBase() as base, aio.Selector(base) as selector, sockets() as (a, b):
+        with fault:
+            selector.register(a, EVENT_READ | EVENT_WRITE)
+        assert (a in selector.get_map()) == (fault.raised is None)
+        if fault.raised:
+            selector.register(a, EVENT_READ | EVENT_WRITE)
+        b.send(b"x")
+        assert selector.select() == [(selector.get_key(a), EVENT_READ | EVENT_WRITE)]
+
+
+def selector_wait(fault: Fault) -> None:
+    with EventBase() as base, aio.Selector(base) as selector, sockets() as (a, b):
+        key = selector.register(a, EVENT_READ)
+        with fault:
+            assert selector.select(0.001) == []
+        b.send(b"x")
+        assert selector.select() == [(key, EVENT_READ)]
 
 
 def event_add_of_a_high_descriptor(fault: Fault) -> None:
@@ -1067,6 +1096,8 @@ CASES: list[Case] = [
     record_of_a_buffer,
     record_to_a_buffer,
     monotonic_timer,
+    selector,
+    selector_register,
 ]
 
 
@@ -1152,8 +1183,8 @@ TOLD: list[tuple[str, int, list[Case]]] = [
     ("connect", errno.ENETUNREACH, [connect]),
     ("getsockopt", errno.ENOTSOCK, [listener_on_a_socket]),
     ("sigaction", errno.EINVAL, [signals]),
-    ("epoll_ctl", errno.ENOSPC, [event_add, once, loop]),
-    ("epoll_wait", errno.EBADF, [loop_of_events]),
+    ("epoll_ctl", errno.ENOSPC, [event_add, once, loop, selector, selector_register]),
+    ("epoll_wait", errno.EBADF, [loop_of_events, selector_wait]),
     (
         "fcntl",
         errno.EMFILE,
@@ -1162,7 +1193,7 @@ TOLD: list[tuple[str, int, list[Case]]] = [
     (
         "fstat",
         errno.EIO,
-        [file_segment, buffer_add_file, bufferevent_with(BEV_OPT_CLOSE_ON_FREE)],
+        [file_segment, buffer_add_file, bufferevent_with(BEV_OPT_CLOSE_ON_FREE), selector_register],
     ),
     ("lseek", errno.EIO, [file_segment_read_now, buffer_add_file, buffer_add_file_segment]),
     ("read", errno.EIO, [file_segment_read_now, buffer_add_file, buffer_add_file_segment]),
@@ -1176,7 +1207,7 @@ TOLERATED: list[tuple[str, int, list[Case]]] = [
     ("socket", errno.EMFILE, [listener_bind]),
     ("pipe2", errno.EMFILE, [base]),
     ("epoll_create1", errno.EMFILE, [base]),
-    ("epoll_wait", errno.EINTR, [loop_of_events, *SHORT_WAY]),
+    ("epoll_wait", errno.EINTR, [loop_of_events, selector_wait, *SHORT_WAY]),
     (
         "epoll_ctl",
         errno.ENOSPC,
@@ -1245,6 +1276,7 @@ def test_a_system_call_that_fails_does_no_harm(failure: Failure, faults: Faults)
         file_segment,
         buffer_add_file,
         accepting,
+        selector,
     ],
     ids=names,
 )

@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from selectors import EVENT_READ, EVENT_WRITE
 from types import CodeType, FrameType
 from typing import Any
 
@@ -45,6 +46,7 @@ from pylibevent import (
     Listener,
     Signal,
     Timer,
+    aio,
     util,
 )
 from pylibevent import _callbacks as cb
@@ -521,3 +523,45 @@ def test_an_interrupted_loop_loses_no_answer(base: EventBase, how: str) -> None:
             while not request.done:
                 base.loop(EVLOOP_ONCE)
             assert len(got) == 1 or step.done
+
+
+# ---- selectors: what is registered is watched, and nothing else is ----
+
+
+def test_a_selector_whose_making_was_interrupted_leaves_nothing() -> None:
+    for step in each_step():
+        with EventBase() as base:
+            before = descriptors()
+            step.interrupt(lambda: aio.Selector(base).close())
+            gc.collect()
+            base.loop(EVLOOP_NONBLOCK)
+            assert descriptors() <= before + 3  # those that the base makes for itself
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda selector, sock: selector.register(sock, EVENT_READ),
+        lambda selector, sock: selector.modify(sock, EVENT_WRITE),
+        lambda selector, sock: selector.unregister(sock),
+        lambda selector, sock: selector.select(0),
+    ],
+    ids=["register", "modify", "unregister", "select"],
+)
+def test_a_selector_goes_on_after_an_interrupted_call(
+    change: Callable[[aio.Selector, socket.socket], object],
+) -> None:
+    a, b = socket.socketpair()
+    with a, b:
+        b.send(b"x")
+        for step in each_step():
+            with EventBase() as base, aio.Selector(base) as selector:
+                selector.register(b, EVENT_READ)
+                sock = b if change.__code__.co_names[0] != "register" else a
+                step.interrupt(lambda: change(selector, sock))
+                for key, events in selector.select(0):
+                    assert key.events & events
+                if sock in selector.get_map():
+                    selector.unregister(sock)
+                key = selector.register(sock, EVENT_WRITE)
+                assert (key, EVENT_WRITE) in selector.select()

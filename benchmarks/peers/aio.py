@@ -1,4 +1,4 @@
-"""What the asyncio peers share: the same programs run on asyncio's loop and on uvloop."""
+"""What the asyncio peers share: the same programs run on asyncio's loop, on uvloop and on ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, cast
 
 def arguments(*more: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("loop", choices=["asyncio", "uvloop"])
+    parser.add_argument("loop", choices=["asyncio", "uvloop", "pylibevent"])
     for name in more:
         parser.add_argument(name, type=int)
     parser.add_argument("--busy", action="store_true")
@@ -24,14 +24,21 @@ def new_loop(name: str) -> asyncio.AbstractEventLoop:
 
         loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()  # a type without uvloop, too
         return loop
+    if name == "pylibevent":
+        from pylibevent.aio import EventLoop
+
+        return EventLoop()
     return asyncio.SelectorEventLoop()
 
 
 def run(name: str, main: Coroutine[Any, Any, None]) -> None:
+    run_on(new_loop(name), main)
+
+
+def run_on(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -> None:
     # asyncio reads into a new block of 256 KiB each time. glibc maps and unmaps each of them, which
     # takes longer than all else, until a larger one has been freed: in most programs one has been.
     bytes(2**20)
-    loop = new_loop(name)
     asyncio.set_event_loop(loop)
     loop.run_until_complete(main)
 

@@ -6,11 +6,13 @@ of what there is when the program runs.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 from datetime import timedelta
 from functools import partial
+from selectors import SelectorKey
 from typing import TYPE_CHECKING
 
 import pylibevent
@@ -97,6 +99,7 @@ from pylibevent import (
     TLSSession,
     TokenBucketConfig,
     TriggerOptions,
+    aio,
     ffi,
     lib,
     tag,
@@ -510,6 +513,34 @@ def use_dns() -> None:
         while not request.done or not infos:
             base.loop(EVLOOP_ONCE)
         print(servers, found)
+
+
+def use_aio() -> None:
+    async def answer(reader: aio.StreamReader, writer: aio.StreamWriter) -> None:
+        async for line in reader:
+            writer.write(line.upper())
+            await writer.drain()
+        writer.close()
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, aio.EventLoop)
+        base: EventBase = loop.base
+        server: aio.Server = await aio.start_server(loop, answer, ("127.0.0.1", 0))
+        async with server:
+            reader, writer = await aio.connect(base, server.address)
+            writer.write(b"hello\n")
+            line: bytes = await reader.readline()
+            assert line + await reader.read(0) == b"HELLO\n"
+            writer.close()
+            await writer.wait_closed()
+        what: EventFlags = await aio.wait_event(base, -1, EV_TIMEOUT, 0.001)
+        return int(what)
+
+    assert aio.run(main()) == EV_TIMEOUT
+    with EventBase() as base, aio.Selector(base) as selector:
+        ready: list[tuple[SelectorKey, int]] = selector.select(0)
+        assert ready == []
 
 
 def use_versions() -> None:

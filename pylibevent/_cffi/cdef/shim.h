@@ -16,6 +16,7 @@ struct pyle_dns;
 struct pyle_lookup;
 struct pyle_port;
 struct pyle_query;
+struct pyle_poll;
 
 /* What a call counts for Python stands in memory that Python has made before it, and whose end gives
  * it back: a signal handler's exception may come in as soon as the call is over. */
@@ -37,7 +38,7 @@ void pyle_disown(struct pyle_owned *);                  /* gives back what is in
 /* ---- base.c ---- */
 enum pyle_thing {
     PYLE_NOTHING, PYLE_BASES, PYLE_BUFS, PYLE_BEVS, PYLE_LISTENERS, PYLE_LIMITS, PYLE_GROUPS, PYLE_SEGMENTS,
-    PYLE_DNS_BASES, PYLE_LOOKUPS, PYLE_PORTS, PYLE_QUERIES,
+    PYLE_DNS_BASES, PYLE_LOOKUPS, PYLE_PORTS, PYLE_QUERIES, PYLE_POLLS, PYLE_WATCHES,
     PYLE_SHARES,                                        /* of memory between buffers */
     PYLE_PINS                                           /* of Python objects in libevent's hands */
 };
@@ -138,6 +139,7 @@ ssize_t pyle_buf_remove(struct pyle_buf *, void *out, size_t n);
 ssize_t pyle_buf_copyout(struct pyle_buf *, ssize_t position, void *out, size_t n);
 /* The line's length; PYLE_LAST is set in it if nothing is left: .dry says whether that still holds. */
 #define PYLE_LAST 4611686018427387904
+#define PYLE_KEEP 256 /* and an EVBUFFER_EOL_*: the line with its end */
 ssize_t pyle_buf_readln(struct pyle_buf *, char *out, size_t size, int eol, ssize_t max_length);
 /* The bytes up to the end of the last line; PYLE_MORE is set in it if there are more lines. */
 #define PYLE_MORE 4611686018427387904
@@ -220,6 +222,7 @@ int pyle_bev_enabled(struct pyle_bev *);
 int pyle_bev_fd(struct pyle_bev *);                            /* and 1: 0 is none */
 int pyle_bev_setfd(struct pyle_bev *, int fd, int own);        /* own: close it at the end, whatever the options */
 int pyle_bev_write(struct pyle_bev *, const void *data, size_t n);
+int pyle_bev_write_now(struct pyle_bev *, const void *data, size_t n, size_t most); /* 1: more than that waits */
 int pyle_bev_write_buffer(struct pyle_bev *, struct pyle_buf *);
 int pyle_bev_read_buffer(struct pyle_bev *, struct pyle_buf *);
 int pyle_bev_connect(struct pyle_bev *, const void *address, int length);
@@ -333,6 +336,19 @@ int pyle_query_add(struct pyle_query *, int section, const char *name, int type,
                    int length, int is_name, const char *data);
 int pyle_query_respond(struct pyle_query *, int error);        /* 1: it waits for the socket */
 int pyle_query_drop(struct pyle_query *);
+
+/* ---- poll.c ---- */
+#define PYLE_POLL_READ 1
+#define PYLE_POLL_WRITE 2
+#define PYLE_POLL_STOP 1073741824
+struct pyle_poll *pyle_poll_new(struct pyle_owned *, struct pyle_base *); /* NULL: no memory */
+void pyle_poll_unref(struct pyle_poll *);
+int pyle_poll_open(struct pyle_poll *);
+int pyle_poll_close(struct pyle_poll *, int by_base);
+int pyle_poll_set(struct pyle_poll *, int fd, int events);     /* PYLE_POLL_*; 0: not any more */
+/* One round of the loop, for so many seconds at most, from 1e9 on: any number. How many descriptors are ready: out
+ * has two numbers for each, the second PYLE_POLL_*. And PYLE_POLL_STOP: loopexit or loopbreak came. */
+int pyle_poll_wait(struct pyle_poll *, double seconds, int *out, int room);
 
 /* ---- log.c ---- */
 extern int pyle_log_waiting;

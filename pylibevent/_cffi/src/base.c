@@ -73,6 +73,7 @@ void pyle_disown(struct pyle_owned *owned)
     case PYLE_LOOKUPS: pyle_lookup_unref(it); break;
     case PYLE_PORTS: pyle_port_unref(it); break;
     case PYLE_QUERIES: pyle_query_unref(it); break;
+    case PYLE_POLLS: pyle_poll_unref(it); break;
     default: break;
     }
 }
@@ -273,6 +274,8 @@ void pyle_after(struct pyle_base *pb)
         event_base_loopbreak(pb->base); /* pyle_base_loop says why */
     if (pyle_log_waiting && pyle_py_log_messages() != PYLE_DONE)
         pyle_raise(pb);
+    if (pb->calls_left && --pb->calls_left == 0 && pb->base)
+        event_base_loopbreak(pb->base);
     pyle_leave();
 }
 
@@ -380,6 +383,14 @@ static void do_resume(struct pyle_base *pb)
     }
 }
 
+/* An internal event alone does not end a loop with EVLOOP_ONCE, but what it has run may have given
+ * asyncio something to do. */
+static void nudge(struct pyle_base *pb)
+{
+    if (pb->nudge)
+        event_active(pb->nudge, EV_TIMEOUT, 1);
+}
+
 static void on_kick(evutil_socket_t fd, short what, void *arg)
 {
     struct pyle_base *pb = arg;
@@ -392,6 +403,7 @@ static void on_kick(evutil_socket_t fd, short what, void *arg)
     do_resume(pb);
     if (!pyle_exiting && pyle_pins_waiting && pyle_py_release() != PYLE_DONE)
         pyle_raise(pb);
+    nudge(pb);
 }
 
 void pyle_base_pass_on(struct pyle_base *pb, int wakefd)
@@ -414,10 +426,11 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
     pyle_before();
     if (!pyle_exiting && pyle_py_signals() != PYLE_DONE)
         pyle_raise(pb);
+    nudge(pb);
     pyle_after(pb);
 }
 
-static void make_internal(struct event *ev)
+void pyle_make_internal(struct event *ev)
 {
     ev->ev_evcallback.evcb_flags |= EVLIST_INTERNAL; /* a loop with nothing else ends */
     event_priority_set(ev, 0);
@@ -448,7 +461,7 @@ static int open_wake(struct pyle_base *pb)
             evutil_make_socket_closeonexec(pb->wake[i]) < 0)
             rc = pyle_failed();
     event_assign(&pb->wake_event, pb->base, pb->wake[0], EV_READ | EV_PERSIST, on_wake, pb);
-    make_internal(&pb->wake_event);
+    pyle_make_internal(&pb->wake_event);
     if (rc == 0 && event_add(&pb->wake_event, NULL) < 0)
         rc = pyle_failed();
     if (rc < 0) {
@@ -528,7 +541,7 @@ static int start(struct pyle_base *pb)
 {
     pb->fd_limit = strcmp(event_base_get_method(pb->base), "select") == 0 ? FD_SETSIZE : INT_MAX;
     event_assign(&pb->kick_event, pb->base, -1, 0, on_kick, pb);
-    make_internal(&pb->kick_event);
+    pyle_make_internal(&pb->kick_event);
     return 0;
 }
 
@@ -864,6 +877,7 @@ int pyle_base_loopbreak(struct pyle_base *pb)
 
     if (rc < 0)
         return rc;
+    pb->user_broke = 1;
     if (event_base_loopbreak(pb->base) < 0)
         rc = pyle_failed();
     if (pb->runner != PYLE_ME) {

@@ -518,27 +518,36 @@ ssize_t pyle_buf_readln(struct pyle_buf *b, char *out, size_t size, int eol, ssi
 {
     struct pyle_call c;
     struct evbuffer_iovec front;
-    size_t eol_length = 0, length;
-    ssize_t n = eol < EVBUFFER_EOL_ANY || eol > EVBUFFER_EOL_NUL
-                    ? PYLE_RANGE : pyle_buf_enter_to_read(&c, b, 1);
+    size_t eol_length = 0, length, whole = 0;
+    int keep = eol & PYLE_KEEP;
+    ssize_t n;
 
+    eol &= ~PYLE_KEEP;
+    n = eol < EVBUFFER_EOL_ANY || eol > EVBUFFER_EOL_NUL
+            ? PYLE_RANGE : pyle_buf_enter_to_read(&c, b, 1);
     if (n < 0)
         return n;
     length = evbuffer_get_length(b->buf);
     if (length > 0 && evbuffer_peek(b->buf, 1, NULL, &front, 1) == 1 &&
-        (n = find_near(&front, eol, &eol_length)) >= 0 && n <= (ssize_t)size &&
+        (n = find_near(&front, eol, &eol_length)) >= 0 && n + (ssize_t)eol_length <= (ssize_t)size &&
         (max_length < 0 || n <= max_length)) {
+        whole = (size_t)n + eol_length;
+        n = keep ? (ssize_t)whole : n;
         memcpy(out, front.iov_base, (size_t)n);
     } else {
         n = find_line(b->buf, eol, max_length, &eol_length);
+        if (n >= 0) {
+            whole = (size_t)n + eol_length;
+            n = keep ? (ssize_t)whole : n;
+        }
         if (n > (ssize_t)size)
             n = PYLE_SMALL;
         else if (n >= 0)
             copy_range(b->buf, 0, out, (size_t)n);
     }
-    if (n >= 0 && evbuffer_drain(b->buf, (size_t)n + eol_length) < 0) {
+    if (n >= 0 && evbuffer_drain(b->buf, whole) < 0) {
         n = pyle_failed();
-    } else if (n >= 0 && (size_t)n + eol_length == length && may_be_dry(b)) {
+    } else if (n >= 0 && whole == length && may_be_dry(b)) {
         b->dry = 1;
         n |= PYLE_LAST;
     }

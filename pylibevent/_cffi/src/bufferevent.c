@@ -1470,6 +1470,23 @@ int pyle_bev_write(struct pyle_bev *pv, const void *data, size_t n)
     CALL_AFTER(begin, pv, write_data(pv, bev, data, n));
 }
 
+static int send_data(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n,
+                     size_t most)
+{
+    int rc = if_not_viewed(pv, bev, 0, 1);
+
+    if (rc < 0)
+        return rc;
+    write_soon(pv, bev, n);
+    rc = pyle_bev_send(pv, bev, data, n);
+    return rc < 0 ? rc : evbuffer_get_length(bev->output) > most; /* what is posted goes out anyway */
+}
+
+int pyle_bev_write_now(struct pyle_bev *pv, const void *data, size_t n, size_t most)
+{
+    CALL_AFTER(begin, pv, send_data(pv, bev, data, n, most));
+}
+
 static int move_out(struct pyle_bev *pv, struct bufferevent *bev, struct evbuffer *buf)
 {
     int late, rc = if_not_viewed(pv, bev, 0, 1);

@@ -148,7 +148,7 @@ int pyle_event_again(struct pyle_event *pe, int calls)
     return 0;
 }
 
-static int blocks(int fd)
+int pyle_fd_blocks(int fd)
 {
     int flags = fcntl(fd, F_GETFL);
 
@@ -174,7 +174,7 @@ int pyle_event_init(struct pyle_base *pb, struct pyle_event *pe, int fd, int wha
         return rc;
     if ((what & io) && fd >= pb->fd_limit)
         rc = PYLE_RANGE;
-    else if (pyle_debug_mode && !(what & EV_SIGNAL) && fd >= 0 && blocks(fd))
+    else if (pyle_debug_mode && !(what & EV_SIGNAL) && fd >= 0 && pyle_fd_blocks(fd))
         rc = PYLE_BLOCKS; /* libevent would end the process */
     else if ((what & EV_CLOSED) && !(event_base_get_features(pb->base) & EV_FEATURE_EARLY_CLOSE))
         rc = PYLE_UNABLE;

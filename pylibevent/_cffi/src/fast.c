@@ -339,6 +339,27 @@ int pyle_bev_put(struct pyle_bev *pv, struct bufferevent *bev, const void *data,
     return post(pv, bev, data, n) ? 0 : add(pv, bev, data, n);
 }
 
+/* The same outside of the loop, where nothing would send it when a callback is over: to the socket,
+ * unless others are before it. What that does not take waits in the output. */
+int pyle_bev_send(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n)
+{
+    ssize_t sent = 0;
+
+    if (pyle_here != pv->pb && n > 0 && !pv->posted && !pv->unsent && (bev->enabled & EV_WRITE) &&
+        short_way(pv, bev, EV_WRITE) && !IS_ARMED(&bev->ev_write) &&
+        evbuffer_get_length(bev->output) == 0 && !(pv->output && pv->output->cb) &&
+        event_get_fd(&bev->ev_write) >= 0) {
+        sent = write(event_get_fd(&bev->ev_write), data, n);
+        if (sent < 0 && !is_retriable(errno))
+            failed(bev, EV_WRITE, BEV_EVENT_ERROR, errno, BEV_TRIG_DEFER_CALLBACKS);
+        if (sent < 0)
+            sent = 0;
+        else if ((size_t)sent == n)
+            pyle_bev_written(pv, bev);
+    }
+    return (size_t)sent == n ? 0 : pyle_bev_put(pv, bev, (const char *)data + sent, n - (size_t)sent);
+}
+
 /* The same answers as write_out(). */
 static int send_posted(struct pyle_bev *pv, struct bufferevent *bev)
 {

@@ -54,6 +54,7 @@ enum pyle_kind { PYLE_EVENT, PYLE_TIMER, PYLE_SIGNAL };
 struct pyle_bev;
 struct pyle_group;
 struct pyle_listener;
+struct pyle_poll;
 struct pyle_tls;
 
 struct pyle_base {
@@ -102,6 +103,9 @@ struct pyle_base {
     struct pyle_bev *posting;
     struct pyle_bev *unsent, **unsent_end; /* to be written when the callback that runs is over */
     int sending;
+    struct event *nudge;       /* asyncio waits: what ends that */
+    int user_broke;            /* loopbreak() came */
+    int calls_left;            /* of Python, until that ends; 0: no matter */
 };
 
 struct pyle_event {
@@ -278,10 +282,12 @@ void pyle_after(struct pyle_base *pb);     /* after it: fork, log, what was writ
 void pyle_leave(void);                     /* the same, without a base */
 int pyle_elsewhere(const struct pyle_base *pb); /* the loop runs in another thread */
 void pyle_kick(struct pyle_base *pb);
+void pyle_make_internal(struct event *ev); /* keeps no loop running, ends none */
 void pyle_hold_base(struct pyle_base *pb);
 void pyle_note_priority(struct pyle_base *pb, int priority);
 int pyle_fd_fits(int limit); /* the next descriptor that the system gives out */
 int pyle_fd_waits(struct pyle_base *pb, int fd); /* may it be waited for? */
+int pyle_fd_blocks(int fd);
 int pyle_timeval(double seconds, struct timeval *tv); /* < 0: none, returns 0 */
 /* The same as a pointer, NULL for none; it is libevent's own where it is a common timeout. */
 const struct timeval *pyle_timeout(struct pyle_base *pb, double seconds, struct timeval *tv);
@@ -361,6 +367,7 @@ void pyle_bev_written(struct pyle_bev *pv, struct bufferevent *bev);
 void pyle_bev_hook(struct pyle_bev *pv, struct bufferevent *bev);
 int pyle_bev_add_begin(struct pyle_bev *pv, struct bufferevent *bev);
 int pyle_bev_put(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n);
+int pyle_bev_send(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n);
 void pyle_bev_unpost(struct pyle_bev *pv);
 void pyle_bev_add_end(struct pyle_bev *pv, struct bufferevent *bev);
 void pyle_send_unsent(struct pyle_base *pb);
