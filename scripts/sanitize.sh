@@ -32,6 +32,7 @@ env LD_PRELOAD="$asan $ubsan" PYTHONMALLOC=malloc PYLIBEVENT_SANITIZED=1 \
 	UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/ubsan" \
 	.venv/bin/python -m pytest -q -p no:cacheprovider "$@" || failed=1
 for report in "$reports"/*; do
-	[ ! -s "$report" ] || { failed=1; echo "--- $report"; head -n 60 "$report"; }
+	# That a size no allocator has is refused is what a test is about.
+	! grep -qv 'WARNING: AddressSanitizer failed to allocate' "$report" || { failed=1; echo "--- $report"; head -n 60 "$report"; }
 done
 [ $failed = 0 ] || fail 'something was found, see above'

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from common import few_rounds, is_open, received
+from common import few_rounds, is_open, measures_memory, received
 from conftest import RunUntil
 from processes import run_script
 
@@ -3359,6 +3359,7 @@ def test_ptr_is_the_c_struct(wired: Wired) -> None:
 
 
 @pytest.mark.slow
+@measures_memory
 def test_opening_and_closing_many_leaves_no_memory_behind() -> None:
     out = run_checked(
         """
@@ -3397,6 +3398,7 @@ print(rss() - before)
 
 
 @pytest.mark.slow
+@measures_memory
 def test_closing_without_running_the_loop_leaves_no_memory_behind_once_the_base_is_closed() -> None:
     out = run_checked(
         """

@@ -725,8 +725,10 @@ static int free_base(struct pyle_base *pb)
     }
     pthread_mutex_unlock(&pb->lock);
     pyle_groups_sweep(pb, 1);
-    if (!base)
+    if (!base) {
+        pyle_dns_sweep(pb);
         return 0;
+    }
     do_chores(pb);
     do_resume(pb);
     pyle_later_end(pb);
@@ -737,6 +739,7 @@ static int free_base(struct pyle_base *pb)
     if (!pb->borrowed) {
         let_deferred_go(base);
         event_base_free(base); /* runs finalizers, and what is left of freed bufferevents */
+        pyle_dns_sweep(pb);
     }
     pthread_mutex_lock(&pb->lock);
     pb->base = NULL;

@@ -16,6 +16,8 @@ struct pyle_dns {
     int refs;
     struct event close_event;
     struct pyle_lookup *lookups; /* those that evdns will call back for */
+    struct pyle_dns *next;       /* on pb->dead_dns, if dead */
+    int dead;
 };
 
 struct pyle_lookup {
@@ -70,7 +72,7 @@ static void free_base(struct pyle_dns *d)
         return;
     event_del(&d->close_event);
     event_debug_unassign(&d->close_event);
-    evdns_base_free(dns, 0);
+    evdns_base_free(dns, d->pb->closed && d->pb->borrowed); /* whose loop goes on, and ends them */
 }
 
 static void on_close(evutil_socket_t fd, short what, void *arg)
@@ -147,15 +149,32 @@ int pyle_dns_close(struct pyle_dns *d, int by_base)
         else
             free_base(d);
     }
-    if (by_base) {
+    if (by_base)
         free_base(d);
-        while (d->lookups) { /* evdns will not call back any more */
+    /* Some may be called yet, as what is deferred. */
+    if (by_base && d->lookups && !d->pb->borrowed && !d->dead) {
+        d->dead = 1;
+        __atomic_add_fetch(&d->refs, 1, __ATOMIC_RELAXED);
+        d->next = d->pb->dead_dns;
+        d->pb->dead_dns = d;
+    }
+    return d->doomed != NULL;
+}
+
+/* The base is gone, and evdns will not call back any more. */
+void pyle_dns_sweep(struct pyle_base *pb)
+{
+    struct pyle_dns *d;
+
+    while ((d = pb->dead_dns) != NULL) {
+        pb->dead_dns = d->next;
+        while (d->lookups) {
             struct pyle_lookup *l = d->lookups;
             unlist(l);
             pyle_lookup_unref(l);
         }
+        pyle_dns_unref(d);
     }
-    return d->doomed != NULL;
 }
 
 struct evdns_base *pyle_dns_ptr(struct pyle_dns *d)

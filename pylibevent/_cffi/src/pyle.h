@@ -85,6 +85,7 @@ struct pyle_base {
     struct pyle_listener *listener_grave;
     struct pyle_bev *bev_resume;          /* held back, and perhaps no more */
     struct pyle_group *groups;            /* those that are open */
+    struct pyle_dns *dead_dns;            /* closed with the base, with look-ups that it may still call */
     struct pyle_listener *paused;         /* switched off until the exception has left the loop */
     struct pyle_base *next_to_free;       /* when the call that this thread is in is over */
     int freeing;
@@ -375,6 +376,7 @@ void pyle_arm_unsent(struct pyle_base *pb);
 
 /* ratelimit.c */
 void pyle_groups_sweep(struct pyle_base *pb, int all);
+void pyle_dns_sweep(struct pyle_base *pb);
 void pyle_bev_unlimit(struct pyle_bev *pv, struct bufferevent *bev);
 void pyle_bev_forget_limits(struct pyle_bev *pv);
 
