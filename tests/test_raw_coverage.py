@@ -169,7 +169,8 @@ def test_constants() -> None:
 
 
 def test_macros_that_act_as_functions() -> None:
-    one, two, result = ffi.new("struct timeval[3]", [(1, 600_000), (2, 700_000)])
+    times = ffi.new("struct timeval[3]", [(1, 600_000), (2, 700_000)])
+    one, two, result = times
     lib.evutil_timeradd(ffi.addressof(one), ffi.addressof(two), ffi.addressof(result))
     assert (result.tv_sec, result.tv_usec) == (4, 300_000)
     lib.evutil_timersub(ffi.addressof(two), ffi.addressof(one), ffi.addressof(result))
