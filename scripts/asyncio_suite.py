@@ -15,6 +15,7 @@ import fnmatch
 import importlib
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -89,6 +90,8 @@ def run_module(name: str, skips: bool) -> None:
     if importlib.util.find_spec(f"test.test_asyncio.{name}") is None:
         print("null")
         return
+    # A shell's background job has it ignored, and test_runners would wait for it for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     install()
     loader = unittest.TestLoader()
     suite, skipped = unittest.TestSuite(), 0
