@@ -106,6 +106,7 @@ from .constants import (
     EVENT_BASE_FLAG_NOLOCK,
     EVENT_BASE_FLAG_PRECISE_TIMER,
     EVENT_BASE_FLAG_STARTUP_IOCP,
+    EVHTTP_URI_NONCONFORMANT,
     EVLOOP_NO_EXIT_ON_EMPTY,
     EVLOOP_NONBLOCK,
     EVLOOP_ONCE,
@@ -136,6 +137,7 @@ from .constants import (
     FileSegmentFlags,
     FilterResult,
     FlushMode,
+    HttpUriFlags,
     ListenerOptions,
     LoopFlags,
     MethodFeatures,
@@ -169,6 +171,15 @@ from .event import (
 )
 from .listener import Listener
 from .ratelimit import RateLimitGroup, TokenBucketConfig
+from .uri import (
+    HttpUri,
+    decode_uri,
+    encode_uri,
+    htmlescape,
+    parse_query,
+    uridecode,
+    uriencode,
+)
 
 if TYPE_CHECKING:
     from .bufferevent_ssl import TLSConnection, TLSContext, TLSSession
@@ -252,6 +263,7 @@ __all__ = [
     "EVENT_BASE_FLAG_NO_CACHE_TIME",
     "EVENT_BASE_FLAG_PRECISE_TIMER",
     "EVENT_BASE_FLAG_STARTUP_IOCP",
+    "EVHTTP_URI_NONCONFORMANT",
     "EVLOOP_NONBLOCK",
     "EVLOOP_NO_EXIT_ON_EMPTY",
     "EVLOOP_ONCE",
@@ -314,6 +326,8 @@ __all__ = [
     "FileSegmentFlags",
     "FilterResult",
     "FlushMode",
+    "HttpUri",
+    "HttpUriFlags",
     "LibeventError",
     "LineTooLong",
     "Listener",
@@ -331,13 +345,19 @@ __all__ = [
     "TokenBucketConfig",
     "TriggerOptions",
     "__version__",
+    "decode_uri",
     "enable_debug_logging",
     "enable_debug_mode",
+    "encode_uri",
     "ffi",
     "header_version",
+    "htmlescape",
     "lib",
+    "parse_query",
     "supported_methods",
     "tag",
+    "uridecode",
+    "uriencode",
     "util",
     "version",
 ]

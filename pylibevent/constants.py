@@ -150,6 +150,12 @@ class TriggerOptions(Flag):
     BEV_TRIG_DEFER_CALLBACKS = lib.BEV_TRIG_DEFER_CALLBACKS
 
 
+class HttpUriFlags(Flag):
+    """How an HttpUri reads its text (EVHTTP_URI_*)."""
+
+    EVHTTP_URI_NONCONFORMANT = lib.EVHTTP_URI_NONCONFORMANT
+
+
 class FlushMode(Constant):
     """How much `BufferEvent.flush` flushes (BEV_NORMAL, BEV_FLUSH, BEV_FINISHED)."""
 
@@ -361,6 +367,7 @@ EVDNS_FLAGS_AA = DnsServerFlags.EVDNS_FLAGS_AA
 EVDNS_FLAGS_RD = DnsServerFlags.EVDNS_FLAGS_RD
 DNS_OPTIONS_ALL = DnsOptions(lib.DNS_OPTIONS_ALL)
 EVDNS_CLASS_INET = lib.EVDNS_CLASS_INET
+EVHTTP_URI_NONCONFORMANT = HttpUriFlags.EVHTTP_URI_NONCONFORMANT
 EV_MONOT_PRECISE = MonotonicFlags.EV_MONOT_PRECISE
 EV_MONOT_FALLBACK = MonotonicFlags.EV_MONOT_FALLBACK
 

@@ -17,6 +17,7 @@ struct pyle_lookup;
 struct pyle_port;
 struct pyle_query;
 struct pyle_poll;
+struct pyle_uri;
 
 /* What a call counts for Python stands in memory that Python has made before it, and whose end gives
  * it back: a signal handler's exception may come in as soon as the call is over. */
@@ -38,7 +39,7 @@ void pyle_disown(struct pyle_owned *);                  /* gives back what is in
 /* ---- base.c ---- */
 enum pyle_thing {
     PYLE_NOTHING, PYLE_BASES, PYLE_BUFS, PYLE_BEVS, PYLE_LISTENERS, PYLE_LIMITS, PYLE_GROUPS, PYLE_SEGMENTS,
-    PYLE_DNS_BASES, PYLE_LOOKUPS, PYLE_PORTS, PYLE_QUERIES, PYLE_POLLS, PYLE_WATCHES,
+    PYLE_DNS_BASES, PYLE_LOOKUPS, PYLE_PORTS, PYLE_QUERIES, PYLE_POLLS, PYLE_WATCHES, PYLE_URIS,
     PYLE_SHARES,                                        /* of memory between buffers */
     PYLE_PINS                                           /* of Python objects in libevent's hands */
 };
@@ -197,6 +198,35 @@ int pyle_tag_unmarshal_timeval(struct pyle_buf *, unsigned tag, uint64_t *second
 #define PYLE_TAG_HEADER 10
 ssize_t pyle_tag_unmarshal_bytes(struct pyle_buf *, unsigned tag, ssize_t length, char *out, size_t size);
 ssize_t pyle_tag_unmarshal(struct pyle_buf *src, struct pyle_buf *dst); /* the tag */
+
+/* ---- uri.c ---- */
+struct pyle_text {              /* an answer; Python makes it before the call */
+    char *bytes;
+    size_t n;
+};
+void pyle_text_end(struct pyle_text *);
+#define PYLE_URI_SCHEME 0
+#define PYLE_URI_USERINFO 1
+#define PYLE_URI_HOST 2
+#define PYLE_URI_PATH 3
+#define PYLE_URI_QUERY 4
+#define PYLE_URI_FRAGMENT 5
+struct pyle_uri *pyle_uri_new(struct pyle_owned *);     /* NULL: no memory */
+void pyle_uri_unref(struct pyle_uri *);
+int pyle_uri_open(struct pyle_uri *, const char *source, unsigned flags); /* source NULL: an empty one */
+struct evhttp_uri *pyle_uri_ptr(struct pyle_uri *);
+unsigned pyle_uri_flags(struct pyle_uri *);
+void pyle_uri_set_flags(struct pyle_uri *, unsigned flags);
+int pyle_uri_get(struct pyle_uri *, int part, struct pyle_text *); /* PYLE_NONE: it has none */
+int pyle_uri_set(struct pyle_uri *, int part, const char *value);  /* NULL: none */
+int pyle_uri_port(struct pyle_uri *);                   /* -1: none */
+int pyle_uri_set_port(struct pyle_uri *, int port);
+int pyle_uri_join(struct pyle_uri *, struct pyle_text *);
+int pyle_uriencode(struct pyle_text *, const char *data, size_t n, int space_to_plus);
+int pyle_uridecode(struct pyle_text *, const char *data, int plus);
+int pyle_decode_uri(struct pyle_text *, const char *uri);
+int pyle_htmlescape(struct pyle_text *, const char *html);
+int pyle_parse_query(struct pyle_text *, const char *query); /* name, NUL, value, NUL, name and so on */
 
 /* ---- bufferevent.c ---- */
 struct pyle_bev *pyle_bev_new(struct pyle_owned *, struct pyle_base *, long long token); /* NULL: no memory */

@@ -74,6 +74,7 @@ void pyle_disown(struct pyle_owned *owned)
     case PYLE_PORTS: pyle_port_unref(it); break;
     case PYLE_QUERIES: pyle_query_unref(it); break;
     case PYLE_POLLS: pyle_poll_unref(it); break;
+    case PYLE_URIS: pyle_uri_unref(it); break;
     default: break;
     }
 }
@@ -116,6 +117,7 @@ void pyle_before_fork(void)
         pthread_mutex_lock(&pb->lock);
     pyle_signal_lock(1);
     pyle_pins_lock(1);
+    pyle_uri_lock(1);
     pyle_log_lock(1);
 }
 
@@ -124,6 +126,7 @@ void pyle_after_fork(int in_child)
     struct pyle_base *pb;
 
     pyle_log_lock(0);
+    pyle_uri_lock(0);
     pyle_pins_lock(0);
     pyle_signal_lock(0);
     for (pb = all; pb; pb = pb->next) {

@@ -380,9 +380,10 @@ void pyle_dns_sweep(struct pyle_base *pb);
 void pyle_bev_unlimit(struct pyle_bev *pv, struct bufferevent *bev);
 void pyle_bev_forget_limits(struct pyle_bev *pv);
 
-/* event.c, buffer.c, log.c: the locks of their own, around fork() */
+/* event.c, buffer.c, uri.c, log.c: the locks of their own, around fork() */
 void pyle_signal_lock(int on);
 void pyle_pins_lock(int on);
+void pyle_uri_lock(int on);
 void pyle_log_lock(int on);
 
 /* listener.c */
