@@ -43,6 +43,7 @@ from pylibevent import (
     EVDNS_TYPE_TXT,
     EVENT_BASE_COUNT_ADDED,
     EVENT_BASE_FLAG_PRECISE_TIMER,
+    EVHTTP_URI_NONCONFORMANT,
     EVLOOP_NONBLOCK,
     EVLOOP_ONCE,
     LEV_OPT_CLOSE_ON_FREE,
@@ -83,6 +84,8 @@ from pylibevent import (
     FileSegmentFlags,
     FilterResult,
     FlushMode,
+    HttpUri,
+    HttpUriFlags,
     LibeventError,
     LineTooLong,
     Listener,
@@ -100,9 +103,15 @@ from pylibevent import (
     TokenBucketConfig,
     TriggerOptions,
     aio,
+    decode_uri,
+    encode_uri,
     ffi,
+    htmlescape,
     lib,
+    parse_query,
     tag,
+    uridecode,
+    uriencode,
     util,
 )
 
@@ -456,6 +465,18 @@ def use_tag() -> None:
         tag.consume(buffer)
     except tag.IncompleteTag as error:
         print(error)
+
+
+def use_uris() -> None:
+    uri = HttpUri("http://h/p?a=1", EVHTTP_URI_NONCONFORMANT)
+    parts: list[str | None] = [uri.scheme, uri.userinfo, uri.host, uri.query, uri.fragment]
+    path: str = uri.path
+    port: int | None = uri.port
+    flags: HttpUriFlags = uri.flags
+    uri.port, uri.userinfo, uri.path = 80, None, path
+    pairs: list[tuple[str, str]] = parse_query(uri) + parse_query(b"a=1")
+    decoded: bytes = uridecode(uriencode(b"a b"), plus=True) + decode_uri(encode_uri("a"))
+    print(parts, port, flags, pairs, decoded, htmlescape(str(uri)))
 
 
 def use_tls() -> None:
