@@ -11,13 +11,14 @@ BUILD_INPUTS = pyproject.toml setup.py build_libevent.py pylibevent/_version.py 
 export PYTHON VENV
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help echo test test-asyncio sanitize soak fuzz bench lint generate clean
+.PHONY: help echo test test-asyncio sanitize valgrind soak fuzz bench lint generate clean
 
 help:
 	@echo 'make echo [ARGS="--port 8899"]         install what is missing, build, run examples/echo_server.py'
 	@echo 'make test [PYTEST_ARGS="-k buffer"]    the same set-up, then the tests'
 	@echo 'make test-asyncio                       CPython'\''s own tests of asyncio on aio.EventLoop, all of them'
 	@echo 'make sanitize [PYTEST_ARGS=...]         the tests with AddressSanitizer, LeakSanitizer and UBSan'
+	@echo 'make valgrind [PYTEST_ARGS=...]         the tests of the core classes under valgrind'
 	@echo 'make soak [MINUTES=5] [SEED=1]         1,000 clients of every kind against the echo server and the proxy'
 	@echo 'make fuzz [MINUTES=10] [SEED=n]          random steps and bytes, seed after seed: SEED=n repeats what has failed'
 	@echo 'make bench [BENCH_ARGS="--quick"]      all benchmarks: table, JSON, plots into $(RESULTS)'
@@ -37,6 +38,9 @@ test-asyncio: $(VENV)/installed
 
 sanitize:
 	@scripts/sanitize.sh $(PYTEST_ARGS)
+
+valgrind: $(VENV)/installed-test
+	@scripts/valgrind.sh $(BIN)/python $(PYTEST_ARGS)
 
 soak: $(VENV)/installed
 	$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

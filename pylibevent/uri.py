@@ -109,7 +109,8 @@ class HttpUri(Handle):
 
     @flags.setter
     def flags(self, flags: int) -> None:
-        lib.pyle_uri_set_flags(self._ptr, only(_FLAGS, flags))
+        rc = lib.pyle_uri_set_flags(self._ptr, only(_FLAGS, flags))
+        self._check(rc, "evhttp_uri_set_flags")
 
     def _get(self, part: int, function: str) -> str | None:
         text = _new_text()
@@ -157,7 +158,7 @@ class HttpUri(Handle):
     def port(self) -> int | None:
         """From 0 to 65535; None: it has none (evhttp_uri_get_port, evhttp_uri_set_port)."""
         port = lib.pyle_uri_port(self._ptr)
-        return None if port < 0 else port
+        return None if port == NONE else self._check(port, "evhttp_uri_get_port")
 
     @port.setter
     def port(self, port: int | None) -> None:

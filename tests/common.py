@@ -9,10 +9,12 @@ import pytest
 
 from pylibevent import EVLOOP_NONBLOCK, EventBase
 
-# AddressSanitizer keeps what is freed for a while.
-measures_memory = pytest.mark.skipif(
-    "PYLIBEVENT_SANITIZED" in os.environ, reason="a sanitizer has its own use of memory"
-)
+# scripts/sanitize.sh and scripts/valgrind.sh set it.
+SANITIZED = "PYLIBEVENT_SANITIZED" in os.environ
+PATIENCE = 6 if SANITIZED else 1  # how much longer all may take
+
+# They keep what is freed for a while.
+measures_memory = pytest.mark.skipif(SANITIZED, reason="a sanitizer has its own use of memory")
 
 # How many times as much as else is tried by tests that draw what they do: see `make fuzz`.
 FUZZ = int(os.environ.get("PYLIBEVENT_FUZZ", "0"))

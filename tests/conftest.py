@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from common import FUZZ
+from common import FUZZ, PATIENCE, SANITIZED
 from hypothesis import settings
 
 from pylibevent import EVLOOP_ONCE, EventBase, Timer, ffi, lib
@@ -48,6 +48,8 @@ stderr: list[int] = []  # the real one, which the capturing of output leaves alo
 
 def pytest_configure() -> None:
     stderr.append(os.dup(2))
+    if SANITIZED:
+        ctypes.CDLL(None).malloc(ctypes.c_size_t(2**62))  # refused: the report's file is opened
 
 
 def pytest_collection_finish() -> None:
@@ -58,14 +60,14 @@ def pytest_collection_finish() -> None:
 def pytest_sessionfinish() -> None:
     """Under LeakSanitizer (scripts/sanitize.sh), while all that Python has is still in use: memory
     that nothing points to is reported."""
-    if "PYLIBEVENT_SANITIZED" in os.environ:
+    if check := getattr(ctypes.CDLL(None), "__lsan_do_recoverable_leak_check", None):
         gc.collect()
-        ctypes.CDLL(None)["__lsan_do_recoverable_leak_check"]()
+        check()
 
 
 def watch_for_hangs() -> None:
-    """All ends in 120 seconds, and says where, unless this is called again or the test ends."""
-    faulthandler.dump_traceback_later(120, exit=True, file=stderr[0])
+    """All ends within a time, and says where, unless this is called again or the test ends."""
+    faulthandler.dump_traceback_later(120 * PATIENCE, exit=True, file=stderr[0])
 
 
 class Balance:
@@ -116,7 +118,7 @@ def run_until(base: EventBase) -> RunUntil:
     def run_until(predicate: Callable[[], object], timeout: float = 5) -> None:
         late: list[bool] = []
         deadline = Timer(base, late.append, True)
-        deadline.add(timeout)
+        deadline.add(timeout * PATIENCE)
         try:
             while not predicate():
                 base.loop(EVLOOP_ONCE)

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from common import PATIENCE
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
@@ -27,7 +29,11 @@ def run(
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs an example to its end, with `data` as its input."""
     return subprocess.run(
-        command(example, *arguments), input=data, capture_output=True, timeout=timeout, check=False
+        command(example, *arguments),
+        input=data,
+        capture_output=True,
+        timeout=timeout * PATIENCE,
+        check=False,
     )
 
 
@@ -111,7 +117,7 @@ def run_script(code: str, *args: str, **env: str) -> str:
         [sys.executable, "-X", "faulthandler", "-c", code, *args],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=100 * PATIENCE,
         check=False,
         env={**os.environ, "PYTHONMALLOC": "debug", "MALLOC_PERTURB_": "165", **env},
     )
@@ -141,7 +147,7 @@ def fork(child: Callable[[], object]) -> int:
 
 def wait_for(pid: int, limit: float = 20) -> None:
     """The child ends with status 0 within a time."""
-    deadline = time.monotonic() + limit
+    deadline = time.monotonic() + limit * PATIENCE
     while time.monotonic() < deadline:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:

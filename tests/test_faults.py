@@ -40,6 +40,7 @@ from pylibevent import (
     EventBase,
     EventConfig,
     FileSegment,
+    LibeventError,
     Listener,
     RateLimitGroup,
     Signal,
@@ -1168,7 +1169,16 @@ def letting_go(fault: Fault) -> None:
                 one.close()
 
 
-@pytest.mark.parametrize("case", [letting_go, buffer_move, buffer_write, record_taken], ids=names)
+def buffer_refers_to_itself(fault: Fault) -> None:
+    buffer = EvBuffer(b"x")
+    with fault, contextlib.suppress(LibeventError):
+        buffer.add_buffer_reference(buffer)
+
+
+NEED_NONE = [letting_go, buffer_move, buffer_write, record_taken, buffer_refers_to_itself]
+
+
+@pytest.mark.parametrize("case", NEED_NONE, ids=names)
 def test_letting_go_and_moving_need_no_memory(case: Case, faults: Faults) -> None:
     faults.none(case)
 

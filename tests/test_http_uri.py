@@ -18,6 +18,7 @@ from processes import in_child
 
 from pylibevent import (
     EVHTTP_URI_NONCONFORMANT,
+    ClosedError,
     HttpUri,
     HttpUriFlags,
     decode_uri,
@@ -143,6 +144,19 @@ def test_what_failed_to_parse_has_no_parts() -> None:
         uri.__init__("http://[")  # type: ignore[misc]
     with pytest.raises(AttributeError):
         uri.path  # noqa: B018
+
+
+def test_what_was_interrupted_while_it_was_made_is_closed() -> None:
+    uri = HttpUri.__new__(HttpUri)
+    uri._make("evhttp_uri_new", lib.pyle_uri_new)  # and then a signal handler raises
+    for name in (*NAMES, "__str__"):
+        with pytest.raises(ClosedError):
+            getattr(uri, name) if name in NAMES else str(uri)
+    for name in NAMES:
+        with pytest.raises(ClosedError):
+            setattr(uri, name, 1 if name == "port" else "")
+    with pytest.raises(ClosedError):
+        uri.flags = EVHTTP_URI_NONCONFORMANT
 
 
 def test_init_cannot_be_called_twice() -> None:

@@ -216,10 +216,10 @@ void pyle_uri_unref(struct pyle_uri *);
 int pyle_uri_open(struct pyle_uri *, const char *source, unsigned flags); /* source NULL: an empty one */
 struct evhttp_uri *pyle_uri_ptr(struct pyle_uri *);
 unsigned pyle_uri_flags(struct pyle_uri *);
-void pyle_uri_set_flags(struct pyle_uri *, unsigned flags);
+int pyle_uri_set_flags(struct pyle_uri *, unsigned flags);
 int pyle_uri_get(struct pyle_uri *, int part, struct pyle_text *); /* PYLE_NONE: it has none */
 int pyle_uri_set(struct pyle_uri *, int part, const char *value);  /* NULL: none */
-int pyle_uri_port(struct pyle_uri *);                   /* -1: none */
+int pyle_uri_port(struct pyle_uri *);                   /* PYLE_NONE: it has none */
 int pyle_uri_set_port(struct pyle_uri *, int port);
 int pyle_uri_join(struct pyle_uri *, struct pyle_text *);
 int pyle_uriencode(struct pyle_text *, const char *data, size_t n, int space_to_plus);

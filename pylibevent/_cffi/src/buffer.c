@@ -1041,12 +1041,14 @@ static int copy_chains(struct evbuffer *theirs, const struct evbuffer_iovec *pie
 /* What libevent or a C library changes on its own, and what may not be taken out, is copied. */
 static int refer_to(struct evbuffer *dst, struct pyle_buf *src)
 {
-    struct evbuffer *theirs = evbuffer_new(), *mine = evbuffer_new();
+    struct evbuffer *theirs, *mine;
     struct evbuffer_iovec *pieces;
     int rc = PYLE_NOMEM, n = evbuffer_peek(src->buf, -1, NULL, NULL, 0);
 
     if (n > 0 && dst == src->buf)
         return PYLE_FAIL;
+    theirs = evbuffer_new();
+    mine = evbuffer_new();
     pieces = malloc(((size_t)n + 1) * sizeof(*pieces));
     if (theirs && mine && pieces) {
         evbuffer_peek(src->buf, -1, NULL, pieces, n);

@@ -69,6 +69,15 @@ int pyle_uri_open(struct pyle_uri *u, const char *source, unsigned flags)
     return 0;
 }
 
+/* Its __init__ may have been cut off by an exception. */
+static int enter(struct pyle_uri *u)
+{
+    if (!u->uri)
+        return PYLE_CLOSED;
+    pyle_uri_lock(1);
+    return 0;
+}
+
 struct evhttp_uri *pyle_uri_ptr(struct pyle_uri *u)
 {
     return u->uri;
@@ -79,12 +88,16 @@ unsigned pyle_uri_flags(struct pyle_uri *u)
     return u->flags;
 }
 
-void pyle_uri_set_flags(struct pyle_uri *u, unsigned flags)
+int pyle_uri_set_flags(struct pyle_uri *u, unsigned flags)
 {
-    pyle_uri_lock(1);
+    int rc = enter(u);
+
+    if (rc < 0)
+        return rc;
     evhttp_uri_set_flags(u->uri, flags);
     u->flags = flags;
     pyle_uri_lock(0);
+    return 0;
 }
 
 static const struct {
@@ -103,9 +116,10 @@ static const struct {
 int pyle_uri_get(struct pyle_uri *u, int part, struct pyle_text *text)
 {
     const char *found;
-    int rc = 0;
+    int rc = enter(u);
 
-    pyle_uri_lock(1);
+    if (rc < 0)
+        return rc;
     found = parts[part].get(u->uri);
     if (!found)
         rc = PYLE_NONE;
@@ -126,28 +140,32 @@ int pyle_uri_set(struct pyle_uri *u, int part, const char *value)
     rc = pyle_store_fill(&s, 1, value ? strlen(value) + 1 : 1);
     if (rc < 0)
         return rc;
-    pyle_uri_lock(1);
-    rc = parts[part].set(u->uri, value) < 0 ? PYLE_RANGE : 0;
-    pyle_uri_lock(0);
+    rc = enter(u);
+    if (rc == 0) {
+        rc = parts[part].set(u->uri, value) < 0 ? PYLE_RANGE : 0;
+        pyle_uri_lock(0);
+    }
     pyle_store_close(&s);
     return rc;
 }
 
 int pyle_uri_port(struct pyle_uri *u)
 {
-    int port;
+    int port, rc = enter(u);
 
-    pyle_uri_lock(1);
+    if (rc < 0)
+        return rc;
     port = evhttp_uri_get_port(u->uri);
     pyle_uri_lock(0);
-    return port;
+    return port < 0 ? PYLE_NONE : port;
 }
 
 int pyle_uri_set_port(struct pyle_uri *u, int port)
 {
-    int rc;
+    int rc = enter(u);
 
-    pyle_uri_lock(1);
+    if (rc < 0)
+        return rc;
     rc = evhttp_uri_set_port(u->uri, port) < 0 ? PYLE_RANGE : 0;
     pyle_uri_lock(0);
     return rc;
@@ -173,10 +191,12 @@ int pyle_uri_join(struct pyle_uri *u, struct pyle_text *text)
 {
     size_t most = sizeof("://@:65535?#");
     const char *found;
-    int i, rc = PYLE_NOMEM;
+    int i, rc = enter(u);
     char *out;
 
-    pyle_uri_lock(1);
+    if (rc < 0)
+        return rc;
+    rc = PYLE_NOMEM;
     for (i = 0; i < PARTS; ++i)
         if ((found = parts[i].get(u->uri)))
             most += strlen(found);
