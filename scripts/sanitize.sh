@@ -35,7 +35,7 @@ env LD_PRELOAD="$asan $ubsan" PYTHONMALLOC=malloc PYLIBEVENT_SANITIZED=1 \
 	ASAN_OPTIONS="detect_leaks=1:leak_check_at_exit=0:abort_on_error=1:allocator_may_return_null=1:log_path=$reports/asan" \
 	LSAN_OPTIONS="suppressions=$PWD/scripts/lsan.supp:print_suppressions=0" \
 	UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/ubsan" \
-	.venv/bin/python -m pytest -q -p no:cacheprovider $elsewhere "$@" || failed=1
+	timeout -s ABRT 1800 .venv/bin/python -X faulthandler -m pytest -q -p no:cacheprovider $elsewhere "$@" || failed=1
 for report in "$reports"/*; do
 	# That a size no allocator has is refused is what a test is about.
 	! grep -qv 'WARNING: AddressSanitizer failed to allocate' "$report" || { failed=1; echo "--- $report"; head -n 60 "$report"; }

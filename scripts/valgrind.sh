@@ -14,8 +14,8 @@ reports=build/valgrind
 rm -rf "$reports"
 mkdir -p "$reports"
 failed=0
-PYTHONMALLOC=malloc PYLIBEVENT_SANITIZED=1 valgrind -q --num-callers=30 --suppressions=scripts/python.vgsupp \
-	--log-file="$reports/%p" "$python" -m pytest -q -p no:cacheprovider "$@" || failed=1
+PYTHONMALLOC=malloc PYLIBEVENT_SANITIZED=1 timeout -s ABRT 1800 valgrind -q --num-callers=30 --suppressions=scripts/python.vgsupp \
+	--log-file="$reports/%p" "$python" -X faulthandler -m pytest -q -p no:cacheprovider "$@" || failed=1
 for report in "$reports"/*; do
 	[ ! -s "$report" ] || { failed=1; echo "--- $report"; head -n 60 "$report"; }
 done
