@@ -23,6 +23,7 @@ from faults import NEVER, Case, Fault, Faults, build, needs_faults
 
 from pylibevent import (
     BEV_EVENT_ERROR,
+    BEV_FINISHED,
     BEV_OPT_CLOSE_ON_FREE,
     BEV_OPT_DEFER_CALLBACKS,
     BEV_OPT_THREADSAFE,
@@ -172,6 +173,21 @@ def loopexit(fault: Fault) -> None:
 def loop(fault: Fault) -> None:
     with EventBase() as base:
         both(lambda: base.loop(0), fault)
+
+
+def closed_in_a_deferred_callback(fault: Fault) -> None:
+    base = EventBase()
+    one, other = BufferEvent.pair(base)
+    one.setcb(nothing, None, lambda *_: base.close())
+    other.setcb(nothing, None, nothing)
+    one.enable(EV_READ)
+    other.write(b"x")
+    other.flush(EV_READ | EV_WRITE, BEV_FINISHED)
+    with fault:
+        base.loopexit(60)
+    Timer(base, nothing).add(60)
+    base.loop(EVLOOP_ONCE)
+    assert base.closed
 
 
 def once(fault: Fault) -> None:
@@ -1030,6 +1046,7 @@ CASES: list[Case] = [
     base_priorities,
     common_timeouts,
     loopexit,
+    closed_in_a_deferred_callback,
     loop,
     once,
     reinit,

@@ -677,21 +677,28 @@ void pyle_let_go(struct pyle_held *held)
     }
 }
 
-static int would_be_called(const struct event_base *base, const struct event *ev, void *arg)
+static int is_left(const struct event_base *base, const struct event *ev, void *arg)
 {
     (void)base;
-    (void)arg;
-    return !(ev->ev_evcallback.evcb_flags & (EVLIST_INTERNAL | EVLIST_FINALIZING));
+    if (ev->ev_evcallback.evcb_flags & (EVLIST_INTERNAL | EVLIST_FINALIZING))
+        return 0;
+    *(struct event **)arg = (struct event *)ev;
+    return 1;
 }
 
 /* event_base_free forgets deferred callbacks, and with them the freed bufferevents that wait for
- * these. They are called: of ours none has anything left to call. Events of a C library's would be
- * called as well, so with one of these there all stays as in C. */
+ * these. They are called: of ours none has anything left to call. Events are not: it deletes them,
+ * here that is done before. */
 static void let_deferred_go(struct event_base *base)
 {
-    if (event_base_get_num_events(base, EVENT_BASE_COUNT_ACTIVE) > 0 &&
-        !event_base_foreach_event(base, would_be_called, NULL))
-        event_base_loop(base, EVLOOP_NONBLOCK);
+    struct event *ev;
+
+    if (event_base_get_num_events(base, EVENT_BASE_COUNT_ACTIVE) <= 0)
+        return;
+    while (event_base_foreach_event(base, is_left, &ev))
+        if (event_del(ev) < 0)
+            return;
+    event_base_loop(base, EVLOOP_NONBLOCK);
 }
 
 static int free_base(struct pyle_base *pb)
@@ -864,14 +871,36 @@ int pyle_base_loop(struct pyle_base *pb, int flags, int chained_wakefd)
     return rc;
 }
 
+static void no_callback(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    (void)arg;
+}
+
+/* event_base_once keeps the base locked when there is no memory for one more timeout: another one
+ * makes room first. */
+static int make_room(struct pyle_base *pb, const struct timeval *tv)
+{
+    struct event other;
+    int rc;
+
+    if (event_assign(&other, pb->base, -1, 0, no_callback, NULL) < 0)
+        return -1;
+    rc = event_add(&other, tv);
+    event_del(&other);
+    event_debug_unassign(&other);
+    return rc;
+}
+
 int pyle_base_loopexit(struct pyle_base *pb, double seconds)
 {
-    struct timeval tv;
+    struct timeval tv, *limit = pyle_timeval(seconds, &tv) ? &tv : NULL;
     int rc = pyle_enter_base(pb);
 
     if (rc < 0)
         return rc;
-    if (event_base_loopexit(pb->base, pyle_timeval(seconds, &tv) ? &tv : NULL) < 0)
+    if ((limit && make_room(pb, limit) < 0) || event_base_loopexit(pb->base, limit) < 0)
         rc = pyle_failed();
     pyle_leave_base(pb);
     return rc;
