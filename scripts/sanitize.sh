@@ -1,6 +1,6 @@
 #!/bin/sh
 # The tests with the C source built with AddressSanitizer, LeakSanitizer and UBSan, in a copy of the tree with an
-# environment of its own (build/sanitize). Arguments are pytest's.
+# environment of its own (build/sanitize). Arguments are pytest's; without any, all tests in two processes.
 set -eu
 copy=build/sanitize
 fail() {
@@ -21,21 +21,34 @@ export PYLIBEVENT_CFLAGS='-O1 -g -fsanitize=address,undefined -fno-sanitize-reco
 export PYLIBEVENT_LDFLAGS='-fsanitize=address,undefined'
 make .venv/installed-test
 
-# Those build, measure, or run what others run.
-elsewhere=
-for name in asyncio_suite benchmarks build soak typing; do
-	elsewhere="$elsewhere --ignore=tests/test_$name.py"
-done
 reports=$PWD/reports
 rm -rf "$reports"
 mkdir "$reports"
-failed=0
 # Leaks are looked for at the end of the tests (tests/conftest.py), not at the end of each process.
-env LD_PRELOAD="$asan $ubsan" PYTHONMALLOC=malloc PYLIBEVENT_SANITIZED=1 \
-	ASAN_OPTIONS="detect_leaks=1:leak_check_at_exit=0:abort_on_error=1:allocator_may_return_null=1:log_path=$reports/asan" \
-	LSAN_OPTIONS="suppressions=$PWD/scripts/lsan.supp:print_suppressions=0" \
-	UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/ubsan" \
-	timeout -s ABRT 1800 .venv/bin/python -X faulthandler -m pytest -q -p no:cacheprovider $elsewhere "$@" || failed=1
+run() {
+	env LD_PRELOAD="$asan $ubsan" PYTHONMALLOC=malloc PYLIBEVENT_SANITIZED=1 \
+		ASAN_OPTIONS="detect_leaks=1:leak_check_at_exit=0:abort_on_error=1:allocator_may_return_null=1:log_path=$reports/asan" \
+		LSAN_OPTIONS="suppressions=$PWD/scripts/lsan.supp:print_suppressions=0" \
+		UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/ubsan" \
+		timeout -s ABRT 1800 .venv/bin/python -X faulthandler -m pytest -q -p no:cacheprovider "$@"
+}
+
+failed=0
+if [ $# -gt 0 ]; then
+	run "$@" || failed=1
+else
+	odd='' even=''
+	for file in tests/test_*.py tests/regress/test_*.py; do
+		case $file in # those build, measure, or run what others run
+		*_asyncio_suite.py | *_benchmarks.py | *_build.py | *_docs.py | *_soak.py | *_typing.py) continue ;;
+		esac
+		if [ ${#odd} -le ${#even} ]; then odd="$odd $file"; else even="$even $file"; fi
+	done
+	run $odd >odd.log 2>&1 &
+	run $even || failed=1
+	wait $! || failed=1
+	cat odd.log
+fi
 for report in "$reports"/*; do
 	# That a size no allocator has is refused is what a test is about.
 	! grep -qv 'WARNING: AddressSanitizer failed to allocate' "$report" || { failed=1; echo "--- $report"; head -n 60 "$report"; }

@@ -612,8 +612,8 @@ def test_with_a_precise_timer_no_timeout_is_early() -> None:
         waker.add(0.0005)
 
         def again() -> None:
-            base.update_cache_time()
             start = time.monotonic()
+            base.update_cache_time()
             Timer(base, done, start).add(0.004)
 
         def done(start: float) -> None:
