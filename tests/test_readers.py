@@ -8,13 +8,18 @@ READERS has a line for each reader: the samples, and a function that feeds it an
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
+import ipaddress
 import random
 import socket
+import ssl
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,13 +29,20 @@ from hypothesis import strategies as st
 from test_buffer_model import EOL, take_line
 
 from pylibevent import (
+    BEV_EVENT_CONNECTED,
     BEV_EVENT_EOF,
     BEV_OPT_CLOSE_ON_FREE,
     EV_READ,
     EVBUFFER_EOL_ANY,
     EVBUFFER_EOL_CRLF,
+    EVDNS_BASE_DISABLE_WHEN_INACTIVE,
     EVLOOP_NONBLOCK,
+    EVLOOP_ONCE,
     BufferEvent,
+    DnsBase,
+    DnsResult,
+    DnsServerPort,
+    DnsServerRequest,
     EvBuffer,
     EventBase,
     LineTooLong,
@@ -275,6 +287,134 @@ def zlib_filter(rng: random.Random, data: bytes) -> None:
     assert broken or b"".join(got) == most
 
 
+# ---- DNS ----
+
+
+def dns_answers(rng: random.Random, data: bytes) -> None:
+    """What a nameserver says to a question of ours, whose number it knows."""
+    got: list[DnsResult] = []
+    with EventBase() as base, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(5)
+        dns = DnsBase(base, EVDNS_BASE_DISABLE_WHEN_INACTIVE)
+        dns.add_nameserver(server.getsockname())
+        dns.set_option("randomize-case", rng.randrange(2))
+        if rng.random() < 0.2:
+            dns.resolve_reverse("10.1.2.3", got.append, timeout=0.01)
+        else:
+            rng.choice([dns.resolve_ipv4, dns.resolve_ipv6])(
+                "www.example", got.append, timeout=0.01
+            )
+        base.loop(EVLOOP_NONBLOCK)
+        question, client = server.recvfrom(600)
+        for piece in pieces(rng, data) if rng.random() < 0.2 else [data]:
+            server.sendto(question[:2] + piece, client)
+        while not got:
+            base.loop(EVLOOP_ONCE)
+        if rng.random() < 0.5:
+            dns.close()
+    assert len(got) == 1
+    for address in got[0].addresses:
+        ipaddress.ip_address(address)
+
+
+def dns_message(flags: int, question: bytes, *answers: bytes) -> bytes:
+    return struct.pack("!5H", flags, 1, len(answers), 0, 0) + question + b"".join(answers)
+
+
+def dns_record(name: bytes, kind: int, data: bytes) -> bytes:
+    return name + struct.pack("!HHIH", kind, 1, 60, len(data)) + data
+
+
+NAME = b"\3www\7example\0"
+A_QUESTION, AAAA_QUESTION = NAME + b"\0\1\0\1", NAME + b"\0\x1c\0\1"
+PTR_QUESTION = b"\0013\0012\0011\00210\7in-addr\4arpa\0\0\x0c\0\1"
+POINTER, LOOP = b"\xc0\x0c", b"\xc0\x1d"
+ANSWERS = [
+    dns_message(0x8180, A_QUESTION, dns_record(POINTER, 1, b"\n\0\0\1")),
+    dns_message(0x8180, A_QUESTION, *[dns_record(NAME, 1, b"\n\0\0%c" % i) for i in range(40)]),
+    dns_message(0x8180, A_QUESTION, dns_record(POINTER, 5, POINTER), dns_record(LOOP, 1, b"1234")),
+    dns_message(0x8180, AAAA_QUESTION, dns_record(POINTER, 28, bytes(range(16)))),
+    dns_message(0x8180, PTR_QUESTION, dns_record(POINTER, 12, NAME)),
+    dns_message(0x8180, PTR_QUESTION, dns_record(POINTER, 12, LOOP)),
+    dns_message(0x8183, A_QUESTION),
+    dns_message(0x8380, A_QUESTION),
+    b"",
+]
+
+
+def dns_questions(rng: random.Random, data: bytes) -> None:
+    def answer(request: DnsServerRequest) -> None:
+        for question in request.questions:
+            with contextlib.suppress(ValueError):  # a name, or more than there is room for
+                request.add_a(question.name, ["10.0.0.1"] * rng.randrange(1, 30))
+            with contextlib.suppress(ValueError):
+                request.add_ptr(question.name, question.name)
+        request.respond()
+
+    with EventBase() as base, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.bind(("127.0.0.1", 0))
+        client.setblocking(False)
+        port = DnsServerPort(base, ("127.0.0.1", 0), answer)
+        for piece in pieces(rng, data):
+            client.sendto(piece, port.address)
+            for _ in range(rng.randint(1, 4)):
+                base.loop(EVLOOP_NONBLOCK)
+            with contextlib.suppress(BlockingIOError):
+                assert client.recv(70_000)[:2] == piece[:2]
+
+
+# ---- TLS ----
+
+
+@functools.cache
+def tls_contexts() -> tuple[ssl.SSLContext, Any]:
+    """Of the standard library's client, and of our server."""
+    pylibevent = pytest.importorskip("pylibevent.bufferevent_ssl", exc_type=ImportError)
+    with tempfile.TemporaryDirectory() as folder:
+        certificates = importlib.import_module("tls").Certificates(Path(folder))
+        server = pylibevent.TLSContext.server(certificates.good)
+        return certificates.for_client(), server
+
+
+def tls_server(rng: random.Random, data: bytes) -> None:
+    """One flight of a client's is changed on its way, or none, or all is rubbish."""
+    theirs_context, context = tls_contexts()
+    got: list[bytes] = []
+
+    def on_event(bev: BufferEvent, what: int) -> None:
+        if not what & BEV_EVENT_CONNECTED:
+            assert bev.tls_error is None or isinstance(bev.tls_error, ssl.SSLError)
+            bev.close()
+
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = theirs_context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    ours, theirs = socket.socketpair()
+    changed = rng.randrange(6)
+    with EventBase() as base:
+        bev = BufferEvent.openssl_socket(base, ours, context, server_side=True)
+        bev.setcb(lambda bev: got.append(bev.read()), None, on_event)
+        bev.enable(EV_READ)
+        peer = Peer(base, theirs, rng)
+        steps = [client.do_handshake, lambda: client.write(data or b"x"), client.unwrap]
+        for flight in range(8):
+            with contextlib.suppress(ssl.SSLError):
+                while steps:
+                    steps[0]()
+                    steps.pop(0)
+            sent = outgoing.read()
+            with contextlib.suppress(ConnectionError):
+                theirs.sendall(mutated(rng, [sent, data]) if flight == changed else sent)
+            peer.got = b""
+            for _ in range(3):
+                peer.round()
+            incoming.write(peer.got)
+        peer.send(b"")
+        assert bev.closed
+    assert (data or b"x").startswith(b"".join(got))
+    assert changed < 3 or b"".join(got) == (data or b"x")
+
+
 LINES = [
     b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
     b"one\ntwo\nthree",
@@ -291,6 +431,9 @@ READERS: dict[str, tuple[list[bytes], Reader]] = {
     "tagged records": (record_samples(), records),
     "echo_server": (LINES, echo_server),
     "le_proxy": (LINES, proxy),
+    "DNS answers": (ANSWERS, dns_answers),
+    "DNS questions": ([b"\0\1" + dns_message(0x100, A_QUESTION), *ANSWERS], dns_questions),
+    "TLS": ([b"data" * 100, b"\x16\3\1\2\0\1\0\1\xfc\3\3" + b"r" * 300], tls_server),
     "zlib_filter": ([zlib.compress(TEXT), zlib.compress(b""), zlib.compress(TEXT, 0)], zlib_filter),
 }
 
