@@ -18,6 +18,9 @@ struct pyle_port;
 struct pyle_query;
 struct pyle_poll;
 struct pyle_uri;
+struct pyle_request;
+struct pyle_http;
+struct pyle_bound;
 
 /* What a call counts for Python stands in memory that Python has made before it, and whose end gives
  * it back: a signal handler's exception may come in as soon as the call is over. */
@@ -40,6 +43,7 @@ void pyle_disown(struct pyle_owned *);                  /* gives back what is in
 enum pyle_thing {
     PYLE_NOTHING, PYLE_BASES, PYLE_BUFS, PYLE_BEVS, PYLE_LISTENERS, PYLE_LIMITS, PYLE_GROUPS, PYLE_SEGMENTS,
     PYLE_DNS_BASES, PYLE_LOOKUPS, PYLE_PORTS, PYLE_QUERIES, PYLE_POLLS, PYLE_WATCHES, PYLE_URIS,
+    PYLE_REQUESTS, PYLE_HTTPS, PYLE_HTTP_CONNS, PYLE_ROUTES, PYLE_BOUNDS,
     PYLE_SHARES,                                        /* of memory between buffers */
     PYLE_PINS                                           /* of Python objects in libevent's hands */
 };
@@ -227,6 +231,33 @@ int pyle_uridecode(struct pyle_text *, const char *data, int plus);
 int pyle_decode_uri(struct pyle_text *, const char *uri);
 int pyle_htmlescape(struct pyle_text *, const char *html);
 int pyle_parse_query(struct pyle_text *, const char *query); /* name, NUL, value, NUL, name and so on */
+
+/* ---- http.c: requests, the client's too ---- */
+#define PYLE_REQUEST_URI 0
+#define PYLE_REQUEST_HOST 1
+#define PYLE_REQUEST_REMOTE 2
+#define PYLE_REQUEST_REASON 3
+#define PYLE_REQUEST_TYPE 0
+#define PYLE_REQUEST_MAJOR 1
+#define PYLE_REQUEST_MINOR 2
+#define PYLE_REQUEST_PORT 3
+#define PYLE_REQUEST_CODE 4
+struct pyle_request *pyle_request_new(struct pyle_owned *, long long token); /* a client's; NULL: no memory */
+void pyle_request_unref(struct pyle_request *);
+struct evhttp_request *pyle_request_ptr(struct pyle_request *); /* NULL once it is over */
+int pyle_request_check(struct pyle_request *);
+int pyle_request_own(struct pyle_request *);
+int pyle_request_text(struct pyle_request *, int what, struct pyle_text *); /* PYLE_NONE: it has none */
+int pyle_request_number(struct pyle_request *, int what);
+struct pyle_buf *pyle_request_buffer(struct pyle_owned *, struct pyle_request *, int input); /* NULL: no memory */
+/* The headers; PYLE_RANGE: no name of a header, or no value. */
+int pyle_headers_get(struct pyle_request *, int input, const char *name, size_t, struct pyle_text *); /* the first; PYLE_NONE */
+int pyle_headers_all(struct pyle_request *, int input, struct pyle_text *); /* name, NUL, value, NUL and so on */
+int pyle_headers_count(struct pyle_request *, int input);
+int pyle_headers_add(struct pyle_request *, int input, const char *name, size_t, const char *value, size_t);
+int pyle_headers_set(struct pyle_request *, int input, const char *name, size_t, const char *value, size_t); /* the only one of that name */
+int pyle_headers_remove(struct pyle_request *, int input, const char *name, size_t); /* how many there were */
+int pyle_headers_clear(struct pyle_request *, int input);
 
 /* ---- bufferevent.c ---- */
 struct pyle_bev *pyle_bev_new(struct pyle_owned *, struct pyle_base *, long long token); /* NULL: no memory */

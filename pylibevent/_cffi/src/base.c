@@ -75,6 +75,7 @@ void pyle_disown(struct pyle_owned *owned)
     case PYLE_QUERIES: pyle_query_unref(it); break;
     case PYLE_POLLS: pyle_poll_unref(it); break;
     case PYLE_URIS: pyle_uri_unref(it); break;
+    case PYLE_REQUESTS: pyle_request_unref(it); break;
     default: break;
     }
 }
@@ -118,6 +119,7 @@ void pyle_before_fork(void)
     pyle_signal_lock(1);
     pyle_pins_lock(1);
     pyle_uri_lock(1);
+    pyle_request_lock(1);
     pyle_log_lock(1);
 }
 
@@ -126,6 +128,7 @@ void pyle_after_fork(int in_child)
     struct pyle_base *pb;
 
     pyle_log_lock(0);
+    pyle_request_lock(0);
     pyle_uri_lock(0);
     pyle_pins_lock(0);
     pyle_signal_lock(0);

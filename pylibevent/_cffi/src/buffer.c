@@ -124,6 +124,8 @@ void pyle_buf_free(struct pyle_buf *b)
         free_data(b);
     if (b->deferred)
         pyle_base_unref(b->deferred);
+    if (b->request)
+        pyle_request_forget_buf(b);
     free(b->reserved);
     pyle_unmake(PYLE_BUFS, b);
 }
@@ -321,7 +323,9 @@ int pyle_buf_close(struct pyle_buf *b)
 
     if (rc < 0)
         return rc == PYLE_CLOSED ? 0 : rc;
-    if (views(b) > 0 && !b->owner)
+    if (b->request && b->borrowed)
+        ; /* it ends with that */
+    else if (views(b) > 0 && !b->owner)
         rc = PYLE_VIEWED;
     else if (!b->owner)
         b->closing = 1; /* leave frees it, the outermost one */

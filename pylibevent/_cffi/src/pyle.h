@@ -55,6 +55,7 @@ struct pyle_bev;
 struct pyle_group;
 struct pyle_listener;
 struct pyle_poll;
+struct pyle_request;
 struct pyle_tls;
 
 struct pyle_base {
@@ -150,6 +151,7 @@ struct pyle_buf {
     unsigned lock_gen;         /* of the process that made the lock */
     uintptr_t locker;          /* lock(): by this thread, */
     int lock_depth;            /* so many times */
+    struct pyle_request *request; /* whose it is, counted, or NULL */
 };
 
 struct pyle_bev {
@@ -380,10 +382,11 @@ void pyle_dns_sweep(struct pyle_base *pb);
 void pyle_bev_unlimit(struct pyle_bev *pv, struct bufferevent *bev);
 void pyle_bev_forget_limits(struct pyle_bev *pv);
 
-/* event.c, buffer.c, uri.c, log.c: the locks of their own, around fork() */
+/* event.c, buffer.c, uri.c, http.c, log.c: the locks of their own, around fork() */
 void pyle_signal_lock(int on);
 void pyle_pins_lock(int on);
 void pyle_uri_lock(int on);
+void pyle_request_lock(int on);
 void pyle_log_lock(int on);
 
 /* listener.c */
@@ -391,6 +394,9 @@ extern __thread int pyle_accepting;  /* the descriptor an accept callback was gi
 extern __thread int pyle_accepted;   /* the same, taken or not */
 void pyle_listener_unpause(struct pyle_base *pb);
 void pyle_listener_free(struct pyle_listener *pl);
+
+/* http.c */
+void pyle_request_forget_buf(struct pyle_buf *b);
 
 /* log.c */
 extern int pyle_log_waiting;

@@ -1,0 +1,44 @@
+/* HTTP: what http.c and the client's side share. */
+#ifndef PYLE_HTTP_H
+#define PYLE_HTTP_H
+
+#include "pyle.h"
+
+#include <event2/http_struct.h>
+#include <event2/keyvalq_struct.h>
+
+/* A struct evhttp_request with a count. evhttp frees it when it is done with it: where Python may be
+ * looking at it, EVHTTP_REQ_DEFER_FREE is set, and then it is pyle_request_over() that frees it. */
+struct pyle_request {
+    struct evhttp_request *req; /* NULL once freed */
+    struct pyle_base *pb;       /* counted; NULL: a client's that nobody has made yet */
+    long long token;
+    int refs;
+    int over;                   /* evhttp is done with it */
+    int owned;                  /* own(): to be read all the same */
+    uintptr_t user;             /* the thread inside one of our calls, or 0 */
+    int depth;
+    struct pyle_buf *bufs[2];   /* of the output and the input, if Python has them; they count us */
+    void (*dropped)(struct pyle_request *); /* Python has let go of it; it is not freed before the end of that */
+    struct pyle_http_conn *conn; /* a server's: while evhttp has it */
+    int answered;               /* 1: begun, 2: all of it */
+    int plain;                  /* no TLS: files go by sendfile */
+    int pending;                /* what is to be told, in the loop: PYLE_HTTP_COMPLETE and so on */
+    int wanted;                 /* which of these Python wants to hear */
+    int error;                  /* for PYLE_HTTP_FAILED: an EVREQ_HTTP_* */
+    int undelivered;            /* the handler has not been called: it is to be called again */
+    long long left;             /* of the Content-Length promised: -1: none was */
+    int chunks, chunks_written; /* those with a callback */
+    long long route;
+    struct pyle_request *next, **to_this; /* on the list of what is to be told */
+};
+
+struct pyle_request *pyle_request_make(struct pyle_owned *owned, struct pyle_base *pb, long long token);
+void pyle_request_hold(struct pyle_request *r);
+void pyle_request_put(struct pyle_request *r); /* lets go of a reference of C's own */
+int pyle_request_enter(struct pyle_request *r);
+int pyle_request_leave(struct pyle_request *r, int rc);
+/* evhttp is done with it, and frees it next, or (left) leaves that to us. */
+void pyle_request_over(struct pyle_request *r, int left);
+
+#endif
