@@ -27,7 +27,7 @@ HEADERS = (
 )  # fmt: skip
 SOURCES = (
     "base", "event", "buffer", "bufferevent", "fast", "ratelimit", "listener", "log", "memory",
-    "tag", "dns", "poll", "uri", "http",
+    "tag", "dns", "poll", "uri", "http", "http_client",
 )  # fmt: skip
 PRELUDE = '#include "preamble.h"\n#include "pyle.h"\n'
 

@@ -209,6 +209,7 @@ from .event import (
 from .listener import Listener
 from .ratelimit import RateLimitGroup, TokenBucketConfig
 from .http import HttpHeaders, HttpRequest
+from .http_client import HttpConnection
 from .uri import (
     HttpUri,
     decode_uri,
@@ -401,6 +402,7 @@ __all__ = [
     "HTTP_INTERNAL",
     "HTTP_NOTIMPLEMENTED",
     "HTTP_SERVUNAVAIL",
+    "HttpConnection",
     "HttpHeaders",
     "HttpRequest",
     "HttpUri",

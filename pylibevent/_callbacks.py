@@ -434,6 +434,78 @@ def dns_query(slot: int, token: int) -> int:
 
 
 @callback
+def http_connect(slot: int, token: int, again: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE
+    entered = True  # noqa: F841
+    try:
+        source._connect(bool(again))
+    except BaseException as exception:
+        return caught(exception, source)
+    return DONE
+
+
+@callback
+def http_closed(slot: int, token: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE
+    entered = True  # noqa: F841
+    try:
+        source._closecb(source, *source._args)
+    except BaseException as exception:
+        return caught(exception, source)
+    return DONE
+
+
+@callback
+def http_headers(slot: int, token: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None or (function := source._header) is None:
+        return DONE
+    entered = True  # noqa: F841
+    try:
+        answer = function(source, *source._args)
+        refused = answer is False or (isinstance(answer, int) and index(answer) < 0)
+    except BaseException as exception:
+        return caught(exception, source)
+    return int(lib.PYLE_HTTP_REFUSED) if refused else DONE
+
+
+@callback
+def http_chunk(slot: int, token: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None or (function := source._chunked) is None:
+        return DONE
+    source._input = None  # which was of another part
+    entered = True  # noqa: F841
+    try:
+        function(source, *source._args)
+    except BaseException as exception:
+        return caught(exception, source)
+    return DONE
+
+
+@callback
+def http_done(slot: int, token: int, error: int, system_error: int) -> int:
+    source = (table := tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE
+    source._end(error, system_error)
+    released = entered = True  # noqa: F841
+    try:
+        source._tell()
+        answer = DONE
+    except BaseException as exception:
+        answer = caught(exception, source)
+    source._drop()
+    if token in table:
+        del table[token]
+    return answer
+
+
+@callback
 def signals() -> int:
     for _ in (0, 1):  # the interpreter runs signal handlers between steps of a loop at the latest
         pass

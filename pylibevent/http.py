@@ -13,7 +13,13 @@ from ._args import function
 from ._handle import Handle
 from ._libevent import ffi, lib
 from .buffer import EvBuffer
-from .constants import EVHTTP_REQ_CONNECT, EVHTTP_URI_NONCONFORMANT, HttpMethod
+from .constants import (
+    EVHTTP_REQ_CONNECT,
+    EVHTTP_URI_NONCONFORMANT,
+    EVREQ_HTTP_REQUEST_CANCEL,
+    HttpError,
+    HttpMethod,
+)
 from .errors import CLOSED, NONE, RANGE, fail
 from .uri import HttpUri, _new_text
 
@@ -22,7 +28,10 @@ if TYPE_CHECKING:
 
     from ._args import Args, Variadic
     from ._libevent import CData
+    from .event import EventBase
+    from .http_client import HttpConnection
 
+_ERRORS = {int(error): error for error in HttpError}
 _METHODS = {int(method): method for method in HttpMethod}
 
 
@@ -178,6 +187,14 @@ def _name(text: str) -> bytes:
 # ---- requests ----
 
 
+def optional(value: Any, name: str) -> Any:
+    return None if value is None else function(value, name)
+
+
+def _nothing(*_args: Any) -> None:
+    """The callback of what is over."""
+
+
 class HttpRequest(Handle):
     """A request and its reply (struct evhttp_request): made by a client, given to a server's
     handler as an HttpServerRequest."""
@@ -185,8 +202,14 @@ class HttpRequest(Handle):
     __slots__ = (
         "_args",
         "_callback",
+        "_chunked",
+        "_connection",
+        "_error",
+        "_exception",
+        "_header",
         "_headers",
         "_input",
+        "_on_error",
         "_output",
         "_output_headers",
         "_token",
@@ -204,10 +227,28 @@ class HttpRequest(Handle):
         self,
         callback: Callable[[Self, Unpack[Args]], object] | Variadic,
         *args: Unpack[Args],
+        chunked: Callable[[Self, Unpack[Args]], object] | Variadic | None = None,
+        header: Callable[[Self, Unpack[Args]], object] | Variadic | None = None,
+        error: Callable[[Self, HttpError, Unpack[Args]], object] | Variadic | None = None,
     ) -> None:
-        """Wraps evhttp_request_new: callback(request, *args) is called with the reply."""
+        """Wraps evhttp_request_new: a request that `HttpConnection.make_request` will make.
+        callback(request, *args) is called when its reply is there, or will not come: then
+        `response_code` is 0.
+
+        header(request, *args) is called when the headers are there; if it answers False, or a
+        negative number, the reply is given up, with EVREQ_HTTP_EOF
+        (evhttp_request_set_header_cb). chunked(request, *args) gets the body in parts, each in
+        an `input_buffer` of its own, which is empty at the end (evhttp_request_set_chunked_cb).
+        error(request, error, *args) is called first if it fails, and alone after `cancel`
+        (evhttp_request_set_error_cb)."""
         self._first_init()
         self._start(function(callback), args)
+        self._chunked: Callable[..., object] | None = optional(chunked, "chunked")
+        self._header: Callable[..., object] | None = optional(header, "header")
+        self._on_error: Callable[..., object] | None = optional(error, "error")
+        self._connection: HttpConnection | None = None
+        self._error: HttpError | None = None
+        self._exception: Exception | None = None
         self._make("evhttp_request_new", lib.pyle_request_new, self._token)
 
     def _start(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
@@ -234,14 +275,74 @@ class HttpRequest(Handle):
         self.cancel()
 
     def cancel(self) -> None:
-        """Gives it up (evhttp_cancel_request)."""
-        raise NotImplementedError
+        """Gives it up: its `error` callback is called, with EVREQ_HTTP_REQUEST_CANCEL, and no
+        other; the connection, if it is the one under way, is closed (evhttp_cancel_request).
+        Nothing happens if it has not been made, or is over."""
+        self._check(lib.pyle_request_cancel(self._ptr), "evhttp_cancel_request")
 
     def own(self) -> None:
         """Has its headers, its URI and what it has in its buffers stay, also when it is over, as
         long as this object does (evhttp_request_own). Without that they are freed then, and all of
         its methods raise ClosedError."""
         self._check(lib.pyle_request_own(self._ptr), "evhttp_request_own")
+
+    # ---- a client's ----
+
+    @property
+    def connection(self) -> HttpConnection | None:
+        """The one that makes it, or None (evhttp_request_get_connection)."""
+        return self._connection
+
+    @property
+    def base(self) -> EventBase | None:
+        """The base whose loop calls back, once it is made."""
+        return None if self._connection is None else self._connection.base
+
+    @property
+    def done(self) -> bool:
+        """Whether it has been made, and is over."""
+        return bool(lib.pyle_request_made(self._ptr)) and (
+            self._connection is None or self._token not in self._connection.base._table
+        )
+
+    @property
+    def error(self) -> HttpError | None:
+        """Why it came to nothing (EVREQ_HTTP_*), None: it has not, so far. What kept it from
+        connecting is EVREQ_HTTP_TIMEOUT or EVREQ_HTTP_EOF, and in `exception`."""
+        return self._error
+
+    @property
+    def exception(self) -> Exception | None:
+        """The OSError, socket.gaierror or ssl.SSLError behind that, if there is one."""
+        return self._exception
+
+    def _end(self, error: int, system_error: int) -> None:
+        self._input = None
+        if error >= 0 and self._connection is not None:
+            self._error = _ERRORS[error]
+            self._exception = self._connection._why(system_error)
+
+    def _tell(self) -> None:
+        error = self._error
+        try:
+            if error is not None and self._on_error is not None:
+                self._on_error(self, error, *self._args)
+        finally:
+            if error != EVREQ_HTTP_REQUEST_CANCEL:
+                self._callback(self, *self._args)
+
+    def _drop(self, error: HttpError | None = None) -> None:
+        """No callback any more."""
+        if error is not None and self._error is None:
+            self._error = error
+        self._callback = _nothing
+        self._chunked = self._header = self._on_error = None
+        self._args = ()
+        if self._connection is not None:
+            self._connection._ended(self._token)
+
+    def _close_with_base(self, _token: int) -> None:
+        self._drop(EVREQ_HTTP_REQUEST_CANCEL)
 
     # ---- what it is ----
 

@@ -40,6 +40,16 @@ int pyle_py_dns_closed(int slot, long long token);
 /* a DnsServerPort was asked something */
 int pyle_py_dns_query(int slot, long long token);
 
+/* an HttpConnection has to connect: to the first address, or to the next one */
+int pyle_py_http_connect(int slot, long long token, int again);
+/* it was connected, and is not any more */
+int pyle_py_http_closed(int slot, long long token);
+/* a client's request: its reply's headers are there; a part of its body; it has ended, with an EVREQ_HTTP_* or -1,
+ * and an errno, 0, or -1 for an exception that Python has */
+int pyle_py_http_headers(int slot, long long token);
+int pyle_py_http_chunk(int slot, long long token);
+int pyle_py_http_done(int slot, long long token, int error, int system_error);
+
 /* a signal came while the main thread was in the loop: let Python run its handler */
 int pyle_py_signals(void);
 /* libevent let go of memory that add_reference() lent it */

@@ -76,6 +76,7 @@ void pyle_disown(struct pyle_owned *owned)
     case PYLE_POLLS: pyle_poll_unref(it); break;
     case PYLE_URIS: pyle_uri_unref(it); break;
     case PYLE_REQUESTS: pyle_request_unref(it); break;
+    case PYLE_CLIENTS: pyle_client_unref(it); break;
     default: break;
     }
 }
@@ -732,6 +733,7 @@ static int free_base(struct pyle_base *pb)
     pthread_mutex_unlock(&pb->lock);
     pyle_groups_sweep(pb, 1);
     if (!base) {
+        pyle_clients_sweep(pb);
         pyle_dns_sweep(pb);
         return 0;
     }
@@ -743,6 +745,7 @@ static int free_base(struct pyle_base *pb)
     event_debug_unassign(&pb->kick_event);
     sync = pyle_sync_enter();
     if (!pb->borrowed) {
+        pyle_clients_sweep(pb);
         let_deferred_go(base);
         event_base_free(base); /* runs finalizers, and what is left of freed bufferevents */
         pyle_dns_sweep(pb);

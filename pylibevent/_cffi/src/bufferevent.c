@@ -687,6 +687,11 @@ void pyle_bev_unopen(struct pyle_bev *pv)
     pyle_bev_close(pv, 0);
 }
 
+const struct pyle_tls_hooks *pyle_get_tls_hooks(void)
+{
+    return tls_hooks;
+}
+
 const struct pyle_tls_services *pyle_set_tls_hooks(const struct pyle_tls_hooks *hooks)
 {
     static const struct pyle_tls_services services = {pyle_before, pyle_after, pyle_raise, slot_of};

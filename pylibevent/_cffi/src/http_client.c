@@ -235,11 +235,13 @@ static void on_input(struct evbuffer *buf, const struct evbuffer_cb_info *info, 
 {
     struct pyle_client *c = arg;
     struct pyle_exchange *x = c->running;
+    ssize_t end;
 
-    (void)buf;
-    if (!x || x->refused || info->n_added == 0 || info->orig_size < MOST_LINE)
+    if (!x || x->refused || info->n_added == 0 || info->orig_size < MOST_LINE ||
+        !x->r->req->chunked || x->r->req->ntoread >= 0)
         return;
-    if (x->r->req->chunked && x->r->req->ntoread < 0 && !c->inside) {
+    end = evbuffer_search_eol(buf, NULL, NULL, EVBUFFER_EOL_LF).pos;
+    if (end < 0 || (size_t)end >= info->orig_size) {
         x->refused = EVREQ_HTTP_DATA_TOO_LONG + 1;
         c->dead = 1;
         soon(c);
@@ -799,6 +801,8 @@ int pyle_client_close(struct pyle_client *c, int by_base)
     event_del(&c->step);
     if (!c->inside)
         free_link(c);
+    while (c->first)
+        end_exchange(c->first);
     while (c->all)
         end_exchange(c->all);
     if (c->evcon && !c->to_dead) {
@@ -858,6 +862,11 @@ int pyle_client_set_local_address(struct pyle_client *c, const char *address)
     CHECK(c);
     snprintf(c->local_address, sizeof(c->local_address), "%s", address);
     return 0;
+}
+
+struct evhttp_connection *pyle_client_ptr(struct pyle_client *c)
+{
+    return c->closed || c->dead || c->pb->closed ? NULL : c->evcon;
 }
 
 int pyle_client_connected(struct pyle_client *c)
@@ -969,7 +978,7 @@ int pyle_client_make_request(struct pyle_client *c, struct pyle_request *r, int 
     CHECK(c);
     if ((rc = pyle_request_enter(r)) < 0)
         return rc;
-    if (r->made)
+    if (r->made || r->pb)
         return pyle_request_leave(r, PYLE_INUSE);
     x = pyle_make(PYLE_EXCHANGES, sizeof(*x));
     if (!x || !(x->uri = strdup(uri)) || !(in = evbuffer_new()) || !(out = evbuffer_new())) {
@@ -1024,6 +1033,17 @@ int pyle_client_make_request(struct pyle_client *c, struct pyle_request *r, int 
 int pyle_client_waits(struct pyle_client *c)
 {
     return c->first != NULL || c->running != NULL;
+}
+
+ssize_t pyle_request_length(struct pyle_request *r)
+{
+    ssize_t n = pyle_request_enter(r);
+
+    if (n < 0)
+        return n;
+    n = (ssize_t)evbuffer_get_length(r->shown[0] ? r->shown[0] : r->req->output_buffer);
+    pyle_request_leave(r, 0);
+    return n;
 }
 
 int pyle_request_made(struct pyle_request *r)

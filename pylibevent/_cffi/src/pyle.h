@@ -52,6 +52,7 @@ enum pyle_answer { PYLE_RETRY = 0, PYLE_DONE = 1, PYLE_ERROR = 2, PYLE_HANDLED =
 enum pyle_kind { PYLE_EVENT, PYLE_TIMER, PYLE_SIGNAL };
 
 struct pyle_bev;
+struct pyle_client;
 struct pyle_group;
 struct pyle_listener;
 struct pyle_poll;
@@ -86,6 +87,7 @@ struct pyle_base {
     struct pyle_listener *listener_grave;
     struct pyle_bev *bev_resume;          /* held back, and perhaps no more */
     struct pyle_group *groups;            /* those that are open */
+    struct pyle_client *dead_clients;     /* closed, in the middle of a callback of evhttp's */
     struct pyle_dns *dead_dns;            /* closed with the base, with look-ups that it may still call */
     struct pyle_listener *paused;         /* switched off until the exception has left the loop */
     struct pyle_base *next_to_free;       /* when the call that this thread is in is over */
@@ -220,6 +222,8 @@ struct pyle_tls_hooks {
     int (*take)(struct pyle_tls *, struct evbuffer *input, int most); /* moves that there; < 0: then it ended */
     int (*event)(struct pyle_tls *, struct bufferevent *, int what, int error); /* what to say instead, 0: nothing */
 };
+#define PYLE_TLS_NO_AHEAD (1 << 20) /* an option of open: libevent asks for no more than a record at a time */
+const struct pyle_tls_hooks *pyle_get_tls_hooks(void);
 /* What it needs of the first one. */
 struct pyle_tls_services {
     void (*before)(void);
@@ -397,6 +401,9 @@ void pyle_listener_free(struct pyle_listener *pl);
 
 /* http.c */
 void pyle_request_forget_buf(struct pyle_buf *b);
+
+/* http_client.c */
+void pyle_clients_sweep(struct pyle_base *pb);
 
 /* log.c */
 extern int pyle_log_waiting;

@@ -452,7 +452,8 @@ static struct bufferevent *open_on(struct pyle_tls *tls, struct event_base *base
                                                    : BUFFEREVENT_SSL_CONNECTING;
     struct bufferevent *bev;
 
-    SSL_set_read_ahead(tls->ssl, under == NULL); /* a record in one read, not in two */
+    SSL_set_read_ahead(tls->ssl, under == NULL && !(options & PYLE_TLS_NO_AHEAD)); /* a record in one read, not in two */
+    options &= ~PYLE_TLS_NO_AHEAD;
     tls->finalizer = event_new(base, -1, 0, on_nothing, tls);
     if (!tls->finalizer)
         return NULL;
