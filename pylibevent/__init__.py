@@ -208,7 +208,7 @@ from .event import (
 )
 from .listener import Listener
 from .ratelimit import RateLimitGroup, TokenBucketConfig
-from .http import HttpHeaders, HttpRequest
+from .http import HttpBoundSocket, HttpHeaders, HttpRequest, HttpServer, HttpServerRequest
 from .uri import (
     HttpUri,
     decode_uri,
@@ -401,8 +401,11 @@ __all__ = [
     "HTTP_INTERNAL",
     "HTTP_NOTIMPLEMENTED",
     "HTTP_SERVUNAVAIL",
+    "HttpBoundSocket",
     "HttpHeaders",
     "HttpRequest",
+    "HttpServer",
+    "HttpServerRequest",
     "HttpUri",
     "HttpUriFlags",
     "LibeventError",

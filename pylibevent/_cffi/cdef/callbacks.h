@@ -40,6 +40,11 @@ int pyle_py_dns_closed(int slot, long long token);
 /* a DnsServerPort was asked something */
 int pyle_py_dns_query(int slot, long long token);
 
+/* an HttpServer has a request for the handler that the token is of; pyle_request_take() */
+int pyle_py_http_request(int slot, long long token);
+/* of a request: a PYLE_HTTP_CHUNK and so on, an EVREQ_HTTP_*, and how many chunks that have callbacks are written */
+int pyle_py_http_told(int slot, long long token, int what, int error, int chunks);
+
 /* a signal came while the main thread was in the loop: let Python run its handler */
 int pyle_py_signals(void);
 /* libevent let go of memory that add_reference() lent it */
