@@ -208,7 +208,7 @@ from .event import (
 )
 from .listener import Listener
 from .ratelimit import RateLimitGroup, TokenBucketConfig
-from .http import HttpHeaders, HttpRequest
+from .http import HttpBoundSocket, HttpHeaders, HttpRequest, HttpServer, HttpServerRequest
 from .http_client import HttpConnection
 from .uri import (
     HttpUri,
@@ -402,9 +402,12 @@ __all__ = [
     "HTTP_INTERNAL",
     "HTTP_NOTIMPLEMENTED",
     "HTTP_SERVUNAVAIL",
+    "HttpBoundSocket",
     "HttpConnection",
     "HttpHeaders",
     "HttpRequest",
+    "HttpServer",
+    "HttpServerRequest",
     "HttpUri",
     "HttpUriFlags",
     "LibeventError",

@@ -434,6 +434,39 @@ def dns_query(slot: int, token: int) -> int:
 
 
 @callback
+def http_request(slot: int, token: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE  # C answers
+    request = source._take()
+    entered = True  # noqa: F841
+    try:
+        source._callback(request, *source._args)
+    except BaseException as exception:
+        return caught(exception, request)
+    return DONE
+
+
+@callback
+def http_told(slot: int, token: int, what: int, error: int, chunks: int) -> int:
+    source = (table := tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE
+    raised: list[BaseException] = []
+    calls = source._told(what, error, chunks)
+    released, entered = what != lib.PYLE_HTTP_CHUNK, True  # noqa: F841
+    for function, args in calls:
+        try:
+            function(source, *args)
+        except BaseException as exception:
+            raised.append(exception)
+    answer = several(raised, slot, source)
+    if released and token in table:
+        del table[token]
+    return answer
+
+
+@callback
 def http_connect(slot: int, token: int, again: int) -> int:
     source = (tables[slot] or table_of(slot)).get(token)
     if source is None:

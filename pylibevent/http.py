@@ -5,23 +5,50 @@ Text of HTTP's is str with a character for each byte (latin-1).
 
 from __future__ import annotations
 
+import functools
+import os
+import socket
+from collections import deque
 from collections.abc import Callable, ItemsView, Iterator, KeysView, MutableMapping, ValuesView
-from typing import TYPE_CHECKING, Any, cast
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 from . import _callbacks as cb
-from ._args import function
+from ._args import (
+    Address,
+    FileDescriptor,
+    Seconds,
+    data,
+    fileno,
+    function,
+    integer,
+    only,
+    seconds,
+    size,
+    sockaddr,
+)
 from ._handle import Handle
 from ._libevent import ffi, lib
-from .buffer import EvBuffer
+from .buffer import Bytes, EvBuffer
 from .constants import (
     EVHTTP_REQ_CONNECT,
+    EVHTTP_REQ_DELETE,
+    EVHTTP_REQ_GET,
+    EVHTTP_REQ_HEAD,
+    EVHTTP_REQ_POST,
+    EVHTTP_REQ_PUT,
     EVHTTP_URI_NONCONFORMANT,
     EVREQ_HTTP_REQUEST_CANCEL,
+    LEV_OPT_REUSEABLE,
+    LEV_OPT_REUSEABLE_PORT,
     HttpError,
     HttpMethod,
+    HttpServerFlags,
 )
-from .errors import CLOSED, NONE, RANGE, fail
-from .uri import HttpUri, _new_text
+from .errors import CLOSED, INUSE, NONE, RANGE, fail
+from .event import EventBase
+from .listener import _backlog
+from .uri import HttpUri, _line, _new_text, _string
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -33,6 +60,9 @@ if TYPE_CHECKING:
 
 _ERRORS = {int(error): error for error in HttpError}
 _METHODS = {int(method): method for method in HttpMethod}
+_REASONS = {int(status): status.phrase.encode() for status in HTTPStatus}
+_reply = lib.pyle_http_reply
+_take_request = lib.pyle_request_take
 
 
 # ---- headers ----
@@ -191,10 +221,6 @@ def optional(value: Any, name: str) -> Any:
     return None if value is None else function(value, name)
 
 
-def _nothing(*_args: Any) -> None:
-    """The callback of what is over."""
-
-
 class HttpRequest(Handle):
     """A request and its reply (struct evhttp_request): made by a client, given to a server's
     handler as an HttpServerRequest."""
@@ -205,11 +231,11 @@ class HttpRequest(Handle):
         "_chunked",
         "_connection",
         "_error",
+        "_error_cb",
         "_exception",
         "_header",
         "_headers",
         "_input",
-        "_on_error",
         "_output",
         "_output_headers",
         "_token",
@@ -245,7 +271,7 @@ class HttpRequest(Handle):
         self._start(function(callback), args)
         self._chunked: Callable[..., object] | None = optional(chunked, "chunked")
         self._header: Callable[..., object] | None = optional(header, "header")
-        self._on_error: Callable[..., object] | None = optional(error, "error")
+        self._error_cb: Callable[..., object] | None = optional(error, "error")
         self._connection: HttpConnection | None = None
         self._error: HttpError | None = None
         self._exception: Exception | None = None
@@ -291,7 +317,7 @@ class HttpRequest(Handle):
     @property
     def connection(self) -> HttpConnection | None:
         """The one that makes it, or None (evhttp_request_get_connection)."""
-        return self._connection
+        return getattr(self, "_connection", None)
 
     @property
     def base(self) -> EventBase | None:
@@ -309,12 +335,12 @@ class HttpRequest(Handle):
     def error(self) -> HttpError | None:
         """Why it came to nothing (EVREQ_HTTP_*), None: it has not, so far. What kept it from
         connecting is EVREQ_HTTP_TIMEOUT or EVREQ_HTTP_EOF, and in `exception`."""
-        return self._error
+        return getattr(self, "_error", None)
 
     @property
     def exception(self) -> Exception | None:
         """The OSError, socket.gaierror or ssl.SSLError behind that, if there is one."""
-        return self._exception
+        return getattr(self, "_exception", None)
 
     def _end(self, error: int, system_error: int) -> None:
         self._input = None
@@ -325,8 +351,8 @@ class HttpRequest(Handle):
     def _tell(self) -> None:
         error = self._error
         try:
-            if error is not None and self._on_error is not None:
-                self._on_error(self, error, *self._args)
+            if error is not None and self._error_cb is not None:
+                self._error_cb(self, error, *self._args)
         finally:
             if error != EVREQ_HTTP_REQUEST_CANCEL:
                 self._callback(self, *self._args)
@@ -336,7 +362,7 @@ class HttpRequest(Handle):
         if error is not None and self._error is None:
             self._error = error
         self._callback = _nothing
-        self._chunked = self._header = self._on_error = None
+        self._chunked = self._header = self._error_cb = None
         self._args = ()
         if self._connection is not None:
             self._connection._ended(self._token)
@@ -451,3 +477,613 @@ class HttpRequest(Handle):
 
     def _describe(self) -> str:
         return f"{self.command} {self.uri}"
+
+
+class HttpServerRequest(HttpRequest):
+    """A request that a handler has got, to be answered there or later: by `send_reply`, by
+    `send_reply_start`, `send_reply_chunk` and `send_reply_end`, or by `send_error`.
+
+    An object that is dropped without an answer, and a handler that raises, get the client a 500,
+    or the end of the connection if the reply has begun. One that is not answered within the
+    server's `timeout` gets it a 503. Once the reply is written, or the client has gone, it is over:
+    all of its methods raise ClosedError. Its methods belong to the loop's thread.
+    """
+
+    __slots__ = ("_chunks", "_n_chunks", "_on_close", "_on_complete", "_on_error", "_server")
+
+    _chunks: deque[tuple[int, Callable[..., object], tuple[Any, ...]]] | None
+    _n_chunks: int
+    _on_close: tuple[Callable[..., object], tuple[Any, ...]] | None
+    _on_complete: tuple[Callable[..., object], tuple[Any, ...]] | None
+    _on_error: tuple[Callable[..., object], tuple[Any, ...]] | None
+    _server: HttpServer
+
+    def __init__(self, *_: object) -> None:
+        raise TypeError("made by an HttpServer, for its handlers")
+
+    @property
+    def base(self) -> EventBase:
+        """The base whose loop it came in."""
+        return self._server._base
+
+    @property
+    def server(self) -> HttpServer:
+        """The server, or the virtual host, whose handler has got it."""
+        return self._server
+
+    @property
+    def remote(self) -> tuple[str, int]:
+        """Where it came from: address and port."""
+        address = self._text(lib.PYLE_REQUEST_REMOTE, "evhttp_connection_get_peer")
+        port = self._number(lib.PYLE_REQUEST_PORT, "evhttp_connection_get_peer")
+        return address or "", port
+
+    # ---- the reply ----
+
+    def send_reply(
+        self, code: int, reason: str | None = None, body: Bytes | EvBuffer | None = None
+    ) -> None:
+        """Answers, with what `output_buffer` has and then the body (evhttp_send_reply). reason:
+        None for the usual one. What an EvBuffer has moves.
+
+        Without a body: HEAD, and 204 and 304, whatever there is. A Content-Length that was set has
+        to be right, a Transfer-Encoding is not the handler's: ValueError.
+        """
+        line = _REASONS.get(code, b"") if reason is None else _latin(reason, "reason")
+        if body is None:
+            body = b""
+        elif type(body) is not bytes:
+            body = self._body(body)
+        rc = _reply(self._ptr, _code(code), line, len(line), body, len(body))
+        if rc < 0:
+            self._refused(rc, "evhttp_send_reply")
+
+    def _body(self, body: Bytes | EvBuffer) -> Any:
+        if not isinstance(body, EvBuffer):
+            return data(body)
+        if body is not self._output:
+            self.output_buffer.add_buffer(body)
+        return b""
+
+    def _refused(self, rc: int, function: str) -> None:
+        if rc == RANGE:
+            raise ValueError(f"{function}: not a code, a reason, or a length that fits the headers")
+        if rc == INUSE:
+            raise RuntimeError(f"{function}: a reply has begun")
+        if rc == NONE:
+            raise RuntimeError(f"{function}: send_reply_start() comes first")
+        self._check(rc, function)
+
+    def send_reply_start(self, code: int, reason: str | None = None) -> None:
+        """Begins a reply whose body comes in parts (evhttp_send_reply_start). An HTTP/1.1 client
+        gets it chunked, unless the handler has set a Content-Length; an older one up to the end of
+        the connection."""
+        line = _REASONS.get(code, b"") if reason is None else _latin(reason, "reason")
+        rc = lib.pyle_http_start(self._ptr, _code(code), line, len(line))
+        self._refused(rc, "evhttp_send_reply_start")
+
+    def send_reply_chunk(
+        self,
+        chunk: Bytes | EvBuffer,
+        callback: Callable[[Self, Unpack[Args]], object] | Variadic | None = None,
+        *args: Unpack[Args],
+    ) -> None:
+        """Sends a part of the body (evhttp_send_reply_chunk_with_cb): callback(request, *args) is
+        called, in the loop, when it has been written, so that the next one may be made then."""
+        if callback is not None:
+            function(callback)
+            if self._chunks is None:
+                self._chunks = deque()
+            self._n_chunks += 1
+            self._chunks.append((self._n_chunks, callback, args))
+            self._listen("evhttp_send_reply_chunk")
+        wanted = callback is not None
+        try:
+            if isinstance(chunk, EvBuffer):
+                rc = lib.pyle_http_chunk_buffer(self._ptr, chunk._ptr, wanted)
+            else:
+                memory = data(chunk)
+                rc = lib.pyle_http_chunk(self._ptr, memory, len(memory), wanted)
+            self._refused(rc, "evhttp_send_reply_chunk")
+        except BaseException:
+            if wanted and self._chunks:
+                self._chunks.pop()
+                self._n_chunks -= 1
+            raise
+
+    def send_reply_end(self) -> None:
+        """Ends that reply (evhttp_send_reply_end). If it is shorter than its Content-Length, the
+        connection ends with it."""
+        self._refused(lib.pyle_http_end(self._ptr), "evhttp_send_reply_end")
+
+    def send_error(self, code: int, reason: str | None = None) -> None:
+        """Answers with a page that says so, and ends the connection (evhttp_send_error). What there
+        is of headers and a body is dropped; the reason is escaped in the page."""
+        line = _REASONS.get(code, b"") if reason is None else _latin(reason, "reason")
+        rc = lib.pyle_http_error(self._ptr, _code(code), line, len(line))
+        self._refused(rc, "evhttp_send_error")
+
+    def cancel(self) -> None:
+        """Closes the connection, without an answer (evhttp_connection_free). May be called
+        twice."""
+        rc = lib.pyle_http_cancel(self._ptr)
+        if rc != CLOSED:
+            self._check(rc, "evhttp_connection_free")
+
+    # ---- what becomes of it ----
+
+    def on_complete(
+        self, callback: Callable[[Self, Unpack[Args]], object] | Variadic, *args: Unpack[Args]
+    ) -> None:
+        """Has callback(request, *args) called once the reply is written
+        (evhttp_request_set_on_complete_cb). It may still be read there."""
+        function(callback)
+        self._listen("evhttp_request_set_on_complete_cb")
+        self._on_complete = (callback, args)
+
+    def on_error(
+        self,
+        callback: Callable[[Self, HttpError, Unpack[Args]], object] | Variadic,
+        *args: Unpack[Args],
+    ) -> None:
+        """Has callback(request, error, *args) called if it comes to nothing
+        (evhttp_request_set_error_cb): EVREQ_HTTP_EOF, the client has gone; EVREQ_HTTP_TIMEOUT, it
+        or the handler took too long; EVREQ_HTTP_REQUEST_CANCEL, it was cancelled, or the server
+        closed; EVREQ_HTTP_BUFFER_ERROR, there was no memory."""
+        function(callback)
+        self._listen("evhttp_request_set_error_cb")
+        self._on_error = (callback, args)
+
+    def on_close(
+        self, callback: Callable[[Self, Unpack[Args]], object] | Variadic, *args: Unpack[Args]
+    ) -> None:
+        """Has callback(request, *args) called if the connection ends before the reply is written:
+        the client has gone, as a rule (evhttp_connection_set_closecb)."""
+        function(callback)
+        self._listen("evhttp_connection_set_closecb")
+        self._on_close = (callback, args)
+
+    def _listen(self, function: str) -> None:
+        """It has callbacks: until it is over the base keeps it."""
+        table = self._server._base._table
+        known = self._token in table
+        table[self._token] = self
+        try:
+            if self._check(lib.pyle_http_tell(self._ptr), function):
+                fail(CLOSED, function)
+        except BaseException:
+            if not known:
+                table.pop(self._token, None)
+            raise
+
+    def _told(
+        self, what: int, error: int, chunks: int
+    ) -> list[tuple[Callable[..., object], tuple[Any, ...]]]:
+        """What is to be called with this object."""
+        calls: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+        if what == lib.PYLE_HTTP_CHUNK:
+            waiting = self._chunks or ()
+            calls += [(function, args) for n, function, args in waiting if n <= chunks]
+            while self._chunks and self._chunks[0][0] <= chunks:
+                self._chunks.popleft()
+            return calls
+        if what == lib.PYLE_HTTP_COMPLETE:
+            calls += [self._on_complete] if self._on_complete else []
+        else:
+            if self._on_error:
+                function, args = self._on_error
+                calls.append((function, (HttpError(error), *args)))
+            calls += [self._on_close] if self._on_close else []
+        self._forget()
+        return calls
+
+    def _forget(self) -> None:
+        self._on_close = self._on_complete = self._on_error = None
+        self._chunks = None
+
+    def _close_with_base(self, _token: int) -> None:
+        lib.pyle_http_untell(self._ptr)
+        self._forget()
+
+
+def _code(code: int) -> int:
+    return code if type(code) is int and 0 <= code <= 999 else integer(code, "code")
+
+
+# ---- the server ----
+
+
+class _Route:
+    """A handler, under its token in the base's table."""
+
+    __slots__ = ("_args", "_callback", "_server", "_token")
+
+    def __init__(
+        self, server: HttpServer, callback: Callable[..., object], args: tuple[Any, ...]
+    ) -> None:
+        self._server = server
+        self._callback = callback
+        self._args = args
+        self._token = cb.next_token()
+
+    def _take(self) -> HttpServerRequest:
+        """The request that C is calling for."""
+        request = HttpServerRequest.__new__(HttpServerRequest)
+        request._server = self._server
+        request._headers = request._output_headers = None
+        request._input = request._output = None
+        request._on_close = request._on_complete = request._on_error = request._chunks = None
+        request._n_chunks = 0
+        request._token = token = cb.next_token()
+        request._make("evhttp_request", _take_request, token)
+        return request
+
+    def _close_with_base(self, _token: int) -> None:
+        self._callback = _nothing
+        self._args = ()
+
+
+class HttpBoundSocket(Handle):
+    """Where an HttpServer listens (struct evhttp_bound_socket). It is the server's, which closes it in
+    the end."""
+
+    __slots__ = ("_server",)
+
+    _server: HttpServer
+
+    def __init__(self, *_: object) -> None:
+        raise TypeError("made by HttpServer.bind() and accept()")
+
+    @classmethod
+    def _new(cls, server: HttpServer) -> HttpBoundSocket:
+        self = cls.__new__(cls)
+        self._server = server
+        self._make("evhttp_bind_socket_with_handle", lib.pyle_bound_new, server._ptr)
+        return self
+
+    @property
+    def ptr(self) -> CData:
+        """The struct evhttp_bound_socket *, for ffi/lib and other C code; it stays ours to free."""
+        return lib.pyle_bound_ptr(self._ptr) or fail(CLOSED, "evhttp_bound_socket")
+
+    @property
+    def closed(self) -> bool:
+        """Whether it, its server or its base was closed."""
+        return not lib.pyle_bound_ptr(self._ptr)
+
+    def close(self) -> None:
+        """Listens there no more (evhttp_del_accept_socket); connections stay. May be called
+        twice."""
+        self._check(lib.pyle_bound_close(self._ptr), "evhttp_del_accept_socket")
+        self._server._bound.pop(self, None)
+
+    @property
+    def fd(self) -> int:
+        """The listening socket's descriptor (evhttp_bound_socket_get_fd)."""
+        return self._check(lib.pyle_bound_fd(self._ptr), "evhttp_bound_socket_get_fd")
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, as the socket module has it."""
+        found: list[Any] = []
+        try:  # in one step of Python's: a descriptor that nobody has yet would stay open
+            found.extend(map(_socket_of, map(os.dup, (self.fd,))))
+            return found[0].getsockname()
+        finally:
+            for one in found:
+                one.close()
+
+    def _describe(self) -> str:
+        return repr(self.address)
+
+
+class HttpServer(Handle):
+    """Answers HTTP/1.1 and HTTP/1.0 (struct evhttp), by handlers: handler(request, *args) gets an
+    HttpServerRequest. The one that `set_cb` has set for the path is called, or else that of
+    `set_gencb`; without one the client gets a 404.
+
+    A request comes to its handler as a whole, with its body in memory: `max_body_size` is how much
+    that may be. While it is open the base keeps it alive, and closes it in the end. Its methods
+    belong to the loop's thread.
+    """
+
+    __slots__ = (
+        "_base",
+        "_bound",
+        "_content_type",
+        "_flags",
+        "_gencb",
+        "_max_body_size",
+        "_max_headers_size",
+        "_methods",
+        "_routes",
+        "_timeout",
+        "_token",
+    )
+
+    def __init__(self, base: EventBase) -> None:
+        """Makes one that listens nowhere yet (evhttp_new)."""
+        self._first_init()
+        if not isinstance(base, EventBase):
+            raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
+        self._base = base
+        self._bound: dict[HttpBoundSocket, None] = {}
+        self._routes: dict[bytes, _Route] = {}
+        self._gencb: _Route | None = None
+        self._content_type: str | None = "text/html; charset=ISO-8859-1"  # evhttp's
+        self._flags = HttpServerFlags(0)
+        self._methods = _DEFAULT_METHODS
+        self._token = cb.next_token()
+        self._make("evhttp_new", lib.pyle_http_new, base._ptr, self._token)
+        base._table[self._token] = self
+        try:
+            self._check(lib.pyle_http_open(self._ptr), "evhttp_new")
+            self.max_headers_size = 65536
+            self.max_body_size = 64 << 20
+            self.timeout = 60
+        except BaseException:
+            self.close()
+            raise
+
+    # ---- life ----
+
+    @property
+    def ptr(self) -> CData:
+        """The struct evhttp *, for ffi/lib and other C code; it stays ours to free."""
+        return lib.pyle_http_ptr(self._ptr) or fail(CLOSED, "evhttp")
+
+    @property
+    def closed(self) -> bool:
+        """Whether it, or its base, was closed."""
+        return not lib.pyle_http_ptr(self._ptr)
+
+    @property
+    def base(self) -> EventBase:
+        """The base it belongs to."""
+        return self._base
+
+    def close(self) -> None:
+        """Closes it, and its connections, now (evhttp_free): requests that wait are over. Its
+        virtual hosts stay. May be called twice, and in its own callbacks."""
+        self._check(lib.pyle_http_close(self._ptr, 0), "evhttp_free")
+        table = self._base._table
+        for route in (*self._routes.values(), self._gencb):
+            if route is not None:
+                table.pop(route._token, None)
+        table.pop(self._token, None)
+        self._forget()
+
+    def _close_with_base(self, _token: int) -> None:
+        lib.pyle_http_close(self._ptr, 1)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._routes.clear()
+        self._gencb = None
+        self._bound.clear()
+
+    def _after_fork(self) -> None:
+        lib.pyle_http_after_fork(self._ptr)
+
+    def _describe(self) -> str:
+        return f"at {[bound.address for bound in self._bound]}" if self._bound else "unbound"
+
+    # ---- where it listens ----
+
+    def bind(
+        self,
+        host: str | None,
+        port: int,
+        *,
+        backlog: int = -1,
+        flags: int = LEV_OPT_REUSEABLE,
+    ) -> HttpBoundSocket:
+        """Listens on a new socket (evhttp_bind_socket_with_handle); port 0: a free one, host None:
+        all addresses. flags: LEV_OPT_REUSEABLE, LEV_OPT_REUSEABLE_PORT; backlog -1: as many as the
+        system allows. OSError if the address is in use."""
+        where, length = sockaddr((host, port), passive=True)
+        return self._listen(where, length, -1, only(_BIND_FLAGS, flags), backlog)
+
+    def accept(self, sock: FileDescriptor) -> HttpBoundSocket:
+        """Takes connections from a socket that listens already, unix sockets among them
+        (evhttp_accept_socket_with_handle). It is closed with the server; a socket.socket is
+        detached."""
+        bound = self._listen(ffi.NULL, 0, fileno(sock), 0, 0)
+        if isinstance(sock, socket.socket):
+            sock.detach()
+        return bound
+
+    def _listen(self, where: Any, length: int, fd: int, flags: int, backlog: int) -> HttpBoundSocket:
+        function = "evhttp_bind_socket_with_handle" if where else "evhttp_accept_socket_with_handle"
+        bound = HttpBoundSocket._new(self)
+        rc = lib.pyle_bound_open(bound._ptr, where, length, fd, flags, _backlog(backlog))
+        if rc == INUSE:
+            raise RuntimeError(f"{function}: a virtual host has no sockets of its own")
+        self._check(rc, function)
+        self._bound[bound] = None
+        return bound
+
+    @property
+    def bound_sockets(self) -> list[HttpBoundSocket]:
+        """Where it listens (evhttp_foreach_bound_socket)."""
+        return [bound for bound in self._bound if not bound.closed]
+
+    # ---- handlers ----
+
+    def set_cb(
+        self,
+        path: str,
+        callback: Callable[[HttpServerRequest, Unpack[Args]], object] | Variadic,
+        *args: Unpack[Args],
+    ) -> None:
+        """Has callback(request, *args) called for a path, decoded and without a query
+        (evhttp_set_cb). ValueError if there is one: see `del_cb`."""
+        key = _string(path, "path", "utf-8")
+        route = _Route(self, function(callback), args)
+        self._base._table[route._token] = route
+        try:
+            rc = lib.pyle_http_set_cb(self._ptr, key, route._token)
+            if rc == INUSE:
+                raise ValueError(f"evhttp_set_cb: there is one for {path!r}")
+            self._check(rc, "evhttp_set_cb")
+        except BaseException:
+            self._base._table.pop(route._token, None)
+            raise
+        self._routes[key] = route
+
+    def del_cb(self, path: str) -> None:
+        """Takes that away (evhttp_del_cb). KeyError if there is none."""
+        key = _string(path, "path", "utf-8")
+        route = self._routes.get(key)
+        token = 0 if route is None else route._token
+        rc = lib.pyle_http_del_cb(self._ptr, key, token)
+        if rc == NONE:
+            raise KeyError(path)
+        self._check(rc, "evhttp_del_cb")
+        self._routes.pop(key, None)
+        self._base._table.pop(token, None)
+
+    def set_gencb(
+        self,
+        callback: Callable[[HttpServerRequest, Unpack[Args]], object] | Variadic | None,
+        *args: Unpack[Args],
+    ) -> None:
+        """Has callback(request, *args) called for all other paths; None: nobody
+        (evhttp_set_gencb)."""
+        table, old = self._base._table, self._gencb
+        route = None if callback is None else _Route(self, function(callback), args)
+        if route is not None:
+            table[route._token] = route
+        try:
+            rc = lib.pyle_http_set_gencb(self._ptr, 0 if route is None else route._token)
+            self._check(rc, "evhttp_set_gencb")
+        except BaseException:
+            if route is not None:
+                table.pop(route._token, None)
+            raise
+        self._gencb = route
+        if old is not None:
+            table.pop(old._token, None)
+
+    # ---- virtual hosts ----
+
+    def add_virtual_host(self, pattern: str, vhost: HttpServer) -> None:
+        """Has another server, which listens nowhere, answer for the hosts that the pattern fits:
+        "*.example.org" (evhttp_add_virtual_host). Its handlers count, and its virtual hosts; limits
+        and the like are those of this one."""
+        if not isinstance(vhost, HttpServer):
+            raise TypeError(f"vhost must be an HttpServer, not {type(vhost).__name__}")
+        rc = lib.pyle_http_add_vhost(self._ptr, _string(pattern, "pattern"), vhost._ptr)
+        if rc == INUSE:
+            raise ValueError("evhttp_add_virtual_host: it is one already, listens, or has this one")
+        self._check(rc, "evhttp_add_virtual_host")
+
+    def remove_virtual_host(self, vhost: HttpServer) -> None:
+        """Has it answer no more (evhttp_remove_virtual_host). ValueError if it does not."""
+        if not isinstance(vhost, HttpServer):
+            raise TypeError(f"vhost must be an HttpServer, not {type(vhost).__name__}")
+        rc = lib.pyle_http_remove_vhost(self._ptr, vhost._ptr)
+        if rc == NONE:
+            raise ValueError("evhttp_remove_virtual_host: it is none of this one")
+        self._check(rc, "evhttp_remove_virtual_host")
+
+    def add_server_alias(self, alias: str) -> None:
+        """Gives it one more name to answer for (evhttp_add_server_alias)."""
+        rc = lib.pyle_http_alias(self._ptr, _string(alias, "alias"), 1)
+        self._check(rc, "evhttp_add_server_alias")
+
+    def remove_server_alias(self, alias: str) -> None:
+        """Takes that away (evhttp_remove_server_alias). ValueError if it has no such name."""
+        rc = lib.pyle_http_alias(self._ptr, _string(alias, "alias"), 0)
+        if rc == NONE:
+            raise ValueError(f"evhttp_remove_server_alias: no such name: {alias!r}")
+        self._check(rc, "evhttp_remove_server_alias")
+
+    # ---- limits ----
+
+    def _set(self, what: int, value: int, function: str) -> None:
+        self._check(lib.pyle_http_set(self._ptr, what, value), function)
+
+    @property
+    def allowed_methods(self) -> HttpMethod:
+        """Requests with another one get a 501 (evhttp_set_allowed_methods)."""
+        return self._methods
+
+    @allowed_methods.setter
+    def allowed_methods(self, methods: int) -> None:
+        number = only(_ALL_METHODS, methods, "methods")
+        self._set(lib.PYLE_HTTP_METHODS, number, "evhttp_set_allowed_methods")
+        self._methods = HttpMethod(number)
+
+    @property
+    def max_headers_size(self) -> int:
+        """Of the request line and the headers, in bytes; connections that come have it
+        (evhttp_set_max_headers_size)."""
+        return self._max_headers_size
+
+    @max_headers_size.setter
+    def max_headers_size(self, n: int) -> None:
+        number = size(n)
+        self._set(lib.PYLE_HTTP_MAX_HEADERS, number, "evhttp_set_max_headers_size")
+        self._max_headers_size = number
+
+    @property
+    def max_body_size(self) -> int:
+        """Of a request's body, in bytes: more gets a 413 (evhttp_set_max_body_size)."""
+        return self._max_body_size
+
+    @max_body_size.setter
+    def max_body_size(self, n: int) -> None:
+        number = size(n)
+        self._set(lib.PYLE_HTTP_MAX_BODY, number, "evhttp_set_max_body_size")
+        self._max_body_size = number
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds in which nothing comes from a client, nothing can be written to it, or its
+        request is not answered, after which its connection ends; None: none
+        (evhttp_set_timeout)."""
+        return self._timeout
+
+    @timeout.setter
+    def timeout(self, timeout: Seconds | None) -> None:
+        number = seconds(timeout)
+        self._check(lib.pyle_http_set_timeout(self._ptr, number), "evhttp_set_timeout")
+        self._timeout = number if number >= 0 else None
+
+    @property
+    def default_content_type(self) -> str | None:
+        """The Content-Type of replies without one; None: they go without
+        (evhttp_set_default_content_type)."""
+        return self._content_type
+
+    @default_content_type.setter
+    def default_content_type(self, content_type: str | None) -> None:
+        line = ffi.NULL if content_type is None else _line(content_type, "content_type")
+        rc = lib.pyle_http_set_content_type(self._ptr, line)
+        self._check(rc, "evhttp_set_default_content_type")
+        self._content_type = content_type
+
+    @property
+    def flags(self) -> HttpServerFlags:
+        """EVHTTP_SERVER_LINGERING_CLOSE: what is too long is read to its end before the 413, so
+        that the client sees that (evhttp_set_flags)."""
+        return self._flags
+
+    @flags.setter
+    def flags(self, flags: int) -> None:
+        number = only(lib.EVHTTP_SERVER_LINGERING_CLOSE, flags)
+        self._set(lib.PYLE_HTTP_FLAGS, number, "evhttp_set_flags")
+        self._flags = HttpServerFlags(number)
+
+
+_ALL_METHODS = sum(HttpMethod)
+_DEFAULT_METHODS = (
+    EVHTTP_REQ_GET | EVHTTP_REQ_POST | EVHTTP_REQ_HEAD | EVHTTP_REQ_PUT | EVHTTP_REQ_DELETE
+)
+_BIND_FLAGS = LEV_OPT_REUSEABLE | LEV_OPT_REUSEABLE_PORT
+_socket_of = functools.partial(socket.SocketType, -1, -1, -1)
+
+
+def _nothing(*_args: Any) -> None:
+    """The handler of a server whose base is closed."""

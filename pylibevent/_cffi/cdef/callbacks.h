@@ -40,6 +40,10 @@ int pyle_py_dns_closed(int slot, long long token);
 /* a DnsServerPort was asked something */
 int pyle_py_dns_query(int slot, long long token);
 
+/* an HttpServer has a request for the handler that the token is of; pyle_request_take() */
+int pyle_py_http_request(int slot, long long token);
+/* of a request: a PYLE_HTTP_CHUNK and so on, an EVREQ_HTTP_*, and how many chunks that have callbacks are written */
+int pyle_py_http_told(int slot, long long token, int what, int error, int chunks);
 /* an HttpConnection has to connect: to the first address, or to the next one */
 int pyle_py_http_connect(int slot, long long token, int again);
 /* it was connected, and is not any more */

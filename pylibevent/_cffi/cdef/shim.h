@@ -261,6 +261,50 @@ int pyle_headers_set(struct pyle_request *, int input, const char *name, size_t,
 int pyle_headers_remove(struct pyle_request *, int input, const char *name, size_t); /* how many there were */
 int pyle_headers_clear(struct pyle_request *, int input);
 
+/* ---- http.c: the server ---- */
+#define PYLE_HTTP_METHODS 0
+#define PYLE_HTTP_MAX_HEADERS 1
+#define PYLE_HTTP_MAX_BODY 2
+#define PYLE_HTTP_FLAGS 3
+#define PYLE_HTTP_BEVCB 4
+#define PYLE_HTTP_CHUNK 1
+#define PYLE_HTTP_COMPLETE 2
+#define PYLE_HTTP_FAILED 4
+struct pyle_http *pyle_http_new(struct pyle_owned *, struct pyle_base *, long long token); /* NULL: no memory */
+void pyle_http_unref(struct pyle_http *);
+int pyle_http_open(struct pyle_http *);
+int pyle_http_close(struct pyle_http *, int by_base);
+int pyle_http_after_fork(struct pyle_http *);
+struct evhttp *pyle_http_ptr(struct pyle_http *);       /* NULL once closed */
+int pyle_http_set_cb(struct pyle_http *, const char *path, long long token); /* PYLE_INUSE: there is one */
+int pyle_http_del_cb(struct pyle_http *, const char *path, long long token);
+int pyle_http_set_gencb(struct pyle_http *, long long token); /* 0: none */
+int pyle_http_add_vhost(struct pyle_http *, const char *pattern, struct pyle_http *vhost);
+int pyle_http_remove_vhost(struct pyle_http *, struct pyle_http *vhost);
+int pyle_http_alias(struct pyle_http *, const char *alias, int add);
+int pyle_http_set(struct pyle_http *, int what, long long value);
+int pyle_http_set_timeout(struct pyle_http *, double seconds); /* < 0: none */
+int pyle_http_set_content_type(struct pyle_http *, const char *type);
+struct pyle_bound *pyle_bound_new(struct pyle_owned *, struct pyle_http *); /* NULL: no memory */
+void pyle_bound_unref(struct pyle_bound *);
+/* address NULL: fd listens already, and is closed with it */
+int pyle_bound_open(struct pyle_bound *, const void *address, int length, int fd, int flags, int backlog);
+int pyle_bound_close(struct pyle_bound *);
+int pyle_bound_fd(struct pyle_bound *);
+struct evhttp_bound_socket *pyle_bound_ptr(struct pyle_bound *); /* NULL once closed */
+
+/* A request of a server's. Replies: PYLE_RANGE: no code, reason or length; PYLE_INUSE: one has begun, PYLE_NONE: none. */
+struct pyle_request *pyle_request_take(struct pyle_owned *, long long token); /* the one that the callback is for */
+int pyle_http_reply(struct pyle_request *, int code, const char *reason, size_t, const void *data, size_t n);
+int pyle_http_error(struct pyle_request *, int code, const char *reason, size_t);
+int pyle_http_start(struct pyle_request *, int code, const char *reason, size_t);
+int pyle_http_chunk(struct pyle_request *, const void *data, size_t n, int callback);
+int pyle_http_chunk_buffer(struct pyle_request *, struct pyle_buf *, int callback);
+int pyle_http_end(struct pyle_request *);
+int pyle_http_cancel(struct pyle_request *);
+int pyle_http_tell(struct pyle_request *);              /* it has callbacks; 1: too late */
+void pyle_http_untell(struct pyle_request *);
+
 /* ---- http_client.c ---- */
 #define PYLE_HTTP_WANTS_CHUNKS 1
 #define PYLE_HTTP_WANTS_HEADERS 2

@@ -76,6 +76,8 @@ void pyle_disown(struct pyle_owned *owned)
     case PYLE_POLLS: pyle_poll_unref(it); break;
     case PYLE_URIS: pyle_uri_unref(it); break;
     case PYLE_REQUESTS: pyle_request_unref(it); break;
+    case PYLE_HTTPS: pyle_http_unref(it); break;
+    case PYLE_BOUNDS: pyle_bound_unref(it); break;
     case PYLE_CLIENTS: pyle_client_unref(it); break;
     default: break;
     }

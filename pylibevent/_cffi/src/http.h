@@ -19,21 +19,26 @@ struct pyle_request {
     uintptr_t user;             /* the thread inside one of our calls, or 0 */
     int depth;
     struct pyle_buf *bufs[2];   /* of the output and the input, if Python has them; they count us */
-    void (*dropped)(struct pyle_request *); /* Python has let go of it; it is not freed before the end of that */
-    struct pyle_http_conn *conn; /* a server's: while evhttp has it */
-    int answered;               /* 1: begun, 2: all of it */
+    void (*dropped)(struct pyle_request *); /* Python lets go of it */
+    /* the rest is a server's, see http.c */
+    struct pyle_http *server;   /* whose connection it came on, counted */
+    struct pyle_http_conn *conn; /* NULL: evhttp has it no more */
+    long long route;            /* of its handler */
+    int python;                 /* how many objects of Python's there are for it */
     int plain;                  /* no TLS: files go by sendfile */
-    int pending;                /* what is to be told, in the loop: PYLE_HTTP_COMPLETE and so on */
-    int wanted;                 /* which of these Python wants to hear */
+    int delivering;             /* the handler runs */
+    int undelivered;            /* it is to be called again */
+    int answered;               /* 1: begun, 2: all of it */
+    long long left;             /* to come, of the Content-Length promised; -1: none was */
+    int told;                   /* there is something to be told, in the loop */
+    int pending;                /* and that is what: PYLE_HTTP_CHUNK and so on */
     int error;                  /* for PYLE_HTTP_FAILED: an EVREQ_HTTP_* */
-    int undelivered;            /* the handler has not been called: it is to be called again */
-    long long left;             /* of the Content-Length promised: -1: none was */
-    int chunks, chunks_written; /* those with a callback */
-    long long route;
+    int chunks, chunks_written; /* those whose callback waits */
+    int queued;
+    struct pyle_request *next;  /* on server->queue */
     struct pyle_exchange *exchange; /* a client's: until it is over */
     int made;                   /* the same: and from then on */
     struct evbuffer *shown[2];  /* the same: what bufs are of, while evhttp works with others; or NULL */
-    struct pyle_request *next, **to_this; /* on the list of what is to be told */
 };
 
 struct pyle_request *pyle_request_make(struct pyle_owned *owned, struct pyle_base *pb, long long token);

@@ -973,6 +973,7 @@ int pyle_client_make_request(struct pyle_client *c, struct pyle_request *r, int 
     struct evbuffer *in = NULL, *out = NULL;
     struct pyle_exchange *x;
     struct pyle_call call;
+    char *shown = NULL;
     int rc;
 
     CHECK(c);
@@ -981,7 +982,7 @@ int pyle_client_make_request(struct pyle_client *c, struct pyle_request *r, int 
     if (r->made || r->pb)
         return pyle_request_leave(r, PYLE_INUSE);
     x = pyle_make(PYLE_EXCHANGES, sizeof(*x));
-    if (!x || !(x->uri = strdup(uri)) || !(in = evbuffer_new()) || !(out = evbuffer_new())) {
+    if (!x || !(x->uri = strdup(uri)) || !(shown = strdup(uri)) || !(in = evbuffer_new()) || !(out = evbuffer_new())) {
         rc = PYLE_NOMEM;
     } else if (r->bufs[0] && (rc = pyle_buf_enter(&call, r->bufs[0], 1)) == 0) {
         rc = evbuffer_add_buffer(out, r->bufs[0]->buf) < 0 ? PYLE_FAIL : 0;
@@ -996,6 +997,7 @@ int pyle_client_make_request(struct pyle_client *c, struct pyle_request *r, int 
             evbuffer_free(out);
         if (x)
             free(x->uri);
+        free(shown);
         pyle_unmake(PYLE_EXCHANGES, x);
         return pyle_request_leave(r, rc);
     }
@@ -1009,6 +1011,7 @@ int pyle_client_make_request(struct pyle_client *c, struct pyle_request *r, int 
     pyle_hold_base(r->pb);
     r->exchange = x;
     r->req->type = (enum evhttp_cmd_type)type;
+    r->req->uri = shown; /* until evhttp has another copy */
     pyle_request_hold(r);
     hold_client(c);
     x->refs = 1;
