@@ -429,7 +429,7 @@ class HttpConnection(Handle):
         if "://" in uri.partition("?")[0]:  # for a proxy
             parsed = HttpUri(uri, lib.EVHTTP_URI_NONCONFORMANT)
             if parsed.host:
-                return parsed.host if parsed.port < 0 else f"{parsed.host}:{parsed.port}"
+                return parsed.host if parsed.port is None else f"{parsed.host}:{parsed.port}"
         host = f"[{self._host.partition('%')[0]}]" if ":" in self._host else self._host
         default = 80 if self._tls_context is None else 443
         return host if self._port == default else f"{host}:{self._port}"
