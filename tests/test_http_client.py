@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import http.server
 import os
+import resource
 import socket
 import ssl
 import threading
@@ -434,10 +436,13 @@ def test_a_body_ends_where_its_headers_say(
         assert (result.code, result.body) == (200, body)
 
 
-def test_trailers_are_headers(base: EventBase, serve: Serve, fetch: Fetch) -> None:
-    peer = serve(answers(CHUNKED + b"1\r\na\r\n0\r\nSum: 97\r\n\r\n"))
+def test_trailers_are_no_headers(base: EventBase, serve: Serve, fetch: Fetch) -> None:
+    peer = serve(answers(CHUNKED + b"1\r\na\r\n0\r\nSum: 97\r\n\r\n", OK))
     with connection(base, peer) as conn:
-        assert fetch(conn).request.headers["Sum"] == "97"
+        result = fetch(conn)
+        assert list(result.request.headers) == ["Transfer-Encoding"]
+        assert result.body == b"a"
+        assert fetch(conn).body == b"ok"
 
 
 @pytest.mark.parametrize(
@@ -1478,7 +1483,7 @@ def names(base: EventBase) -> Iterator[DnsBase]:
         DnsServerPort(base, ("127.0.0.1", 0), answer) as port,
         DnsBase(base, EVDNS_BASE_DISABLE_WHEN_INACTIVE) as dns,
     ):
-        dns.nameserver_ip_add(port.address)
+        dns.add_nameserver(port.address)
         yield dns
 
 
@@ -1518,12 +1523,11 @@ def test_a_name_is_looked_up_for_each_connection_or_once(
     with HttpConnection(base, "some.example", peer.port, dns=names) as conn:
         conn.flags = EVHTTP_CON_REUSE_CONNECTED_ADDR
         assert fetch(conn).code == 200
-        names.clear_nameservers_and_suspend()
+        names.clear_nameservers()
         assert fetch(conn).code == 200
         conn.flags = 0
         conn.timeout = 0.2
         assert fetch(conn).code == 0
-        names.resume()
 
 
 @pytest.mark.parametrize("what", ["dns", "conn", "request", "base"])
@@ -1935,10 +1939,11 @@ def make_connection(fault: Fault) -> None:
 
 def make_request(fault: Fault) -> None:
     with EventBase() as base, HttpConnection(base, "127.0.0.1", 1) as conn:
-        with fault:
+        with fault.tolerated:  # some have memory in store
             request = HttpRequest(print)
             request.output_buffer.add(b"body")
             conn.make_request(request, EVHTTP_REQ_POST)
+            assert request.connection is conn
         conn.make_request(HttpRequest(print))
 
 
@@ -1980,31 +1985,18 @@ def test_a_request_ends_whatever_allocation_fails(faults: Faults) -> None:
     faults.each(talk_to_a_server)
 
 
-def test_without_descriptors_the_request_fails(base: EventBase, fetch: Fetch) -> None:
+def test_without_descriptors_the_request_fails() -> None:
     def child() -> None:
-        import resource
-
-        with EventBase() as base, HttpConnection(base, "127.0.0.1", 1) as conn:
-            ended: list[Any] = []
-            conn.make_request(HttpRequest(lambda request: ended.append(request.exception)))
-            conn.free_on_completion()
-            base.loop(2)
-            ended.clear()
+        ended: list[Any] = []
         with EventBase() as base, HttpConnection(base, "127.0.0.1", 1) as conn:
             conn.make_request(HttpRequest(lambda request: ended.append(request.exception)))
             conn.free_on_completion()
+            lowest = os.dup(0)
+            os.close(lowest)
             limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-            highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
-            while True:
-                try:
-                    highest = max(highest, os.dup(0))
-                    if highest > 200:
-                        break
-                except OSError:
-                    break
-            resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
             base.dispatch()
             assert isinstance(ended[0], OSError)
-            assert ended[0].errno == 24
+            assert ended[0].errno == errno.EMFILE
 
     in_child(child)

@@ -66,6 +66,7 @@ struct pyle_exchange {
     int wants;                 /* PYLE_HTTP_WANTS_* */
     int queued, at_evhttp, over, done;
     int informed;              /* so many 1xx */
+    int n_headers;             /* of its reply */
     int said;                  /* by evhttp: an EVREQ_HTTP_* and 1 */
     int refused;               /* by us: the same */
     int error;                 /* how it ended: the same, 0: well */
@@ -258,6 +259,10 @@ static void free_link(struct pyle_client *c)
     c->dead = 0;
     if (!evcon)
         return;
+    if (c->connected && !c->closed && c->link_gen == pyle_fork_gen) {
+        c->told |= 1;
+        soon(c);
+    }
     evhttp_connection_set_closecb(evcon, NULL, NULL);
     evbuffer_remove_cb(bufferevent_get_input(c->bev), on_input, c);
     if (c->link_gen != pyle_fork_gen)
@@ -336,6 +341,8 @@ static void set_timeout(struct pyle_client *c)
 
 /* ---- what evhttp calls ---- */
 
+static int keep_headers(struct evhttp_request *req, int n);
+
 static void on_error(enum evhttp_request_error error, void *arg)
 {
     ((struct pyle_exchange *)arg)->said = (int)error + 1;
@@ -359,6 +366,7 @@ static void on_reply(struct evhttp_request *req, void *arg)
         if (req->response_code == 101 ||
             (c->bev && evbuffer_get_length(bufferevent_get_input(c->bev)) > 0))
             c->dead = 1;
+        keep_headers(req, x->n_headers); /* trailers are not, whatever evhttp makes of them */
         finish(x, 0, 0);
     } else if (!c->connected) {
         connect_failed(c, c->error ? c->error : req ? ECONNREFUSED : error);
@@ -439,6 +447,28 @@ static int names_are_clear(struct evhttp_request *req)
     return 1;
 }
 
+/* The first n of them, -1: all; how many there are. */
+static int keep_headers(struct evhttp_request *req, int n)
+{
+    struct evkeyval *h, *next;
+    int i = 0;
+
+    for (h = req->input_headers->tqh_first; h; h = next, ++i) {
+        next = h->next.tqe_next;
+        if (n < 0 || i < n)
+            continue;
+        *h->next.tqe_prev = next;
+        if (next)
+            next->next.tqe_prev = h->next.tqe_prev;
+        else
+            req->input_headers->tqh_last = h->next.tqe_prev;
+        free(h->key);
+        free(h->value);
+        free(h);
+    }
+    return i;
+}
+
 static int refuse(struct pyle_exchange *x, int error)
 {
     if (!x->refused)
@@ -469,11 +499,10 @@ static int on_headers(struct evhttp_request *req, void *arg)
     evhttp_connection_set_max_body_size(
         c->evcon, (ev_ssize_t)(c->max_body != -2 ? c->max_body
                                : !(x->wants & PYLE_HTTP_WANTS_CHUNKS) || chunked ? MOST_BODY : -1));
-    if (!(x->wants & PYLE_HTTP_WANTS_HEADERS))
-        return 0;
-    answer = call_up(x, pyle_py_http_headers);
+    answer = x->wants & PYLE_HTTP_WANTS_HEADERS ? call_up(x, pyle_py_http_headers) : PYLE_DONE;
     if (answer == PYLE_HTTP_REFUSED)
         return refuse(x, EVREQ_HTTP_EOF);
+    x->n_headers = keep_headers(req, -1);
     return x->over || x->refused ? -1 : 0;
 }
 
@@ -654,8 +683,6 @@ static void on_step(evutil_socket_t fd, short what, void *arg)
     if (!pyle_exiting && !c->closed && c->state == IDLE && c->first) {
         if (c->evcon && is_stale(c)) {
             free_link(c);
-            c->told |= 1;
-            soon(c);
         } else if (c->evcon) {
             let_evhttp_go_on(c, c->first);
         } else {
