@@ -269,21 +269,6 @@ static struct evkeyvalq *headers_of(struct pyle_request *r, int input)
     return input ? r->req->input_headers : r->req->output_headers;
 }
 
-static const char token_chars[256] = {
-    ['!'] = 1, ['#'] = 1, ['$'] = 1, ['%'] = 1, ['&'] = 1, ['\''] = 1, ['*'] = 1, ['+'] = 1, ['-'] = 1,
-    ['.'] = 1, ['^'] = 1, ['_'] = 1, ['`'] = 1, ['|'] = 1, ['~'] = 1,
-    ['0' ... '9'] = 1, ['A' ... 'Z'] = 1, ['a' ... 'z'] = 1,
-};
-
-static int is_name(const char *name, size_t n)
-{
-    size_t i;
-
-    for (i = 0; i < n && token_chars[(unsigned char)name[i]]; ++i)
-        ;
-    return n > 0 && i == n;
-}
-
 static int is_value(const char *value, size_t n)
 {
     size_t i;
@@ -315,7 +300,7 @@ static int remove_all(struct evkeyvalq *headers, const char *name)
 
 static int enter_headers(struct pyle_request *r, const char *name, size_t n)
 {
-    return is_name(name, n) ? pyle_request_enter(r) : PYLE_RANGE;
+    return pyle_is_token(name, n) ? pyle_request_enter(r) : PYLE_RANGE;
 }
 
 int pyle_headers_get(struct pyle_request *r, int input, const char *name, size_t n, struct pyle_text *text)
@@ -497,6 +482,9 @@ struct pyle_http_conn {
     int plain;                 /* a socket without TLS, our own */
     int refused;
     int watching;              /* reading goes on while a reply is made */
+    struct pyle_scan scan;
+    int bad;                   /* the scan has met what is not HTTP */
+    struct evbuffer_cb_entry *input_cb;
     struct event timer;        /* the handler takes too long */
     struct pyle_http_conn *next, **to_this;
 };
@@ -770,7 +758,7 @@ static void unwatch(struct pyle_http_conn *c)
     c->watching = 0;
     event_del(&c->timer);
     if (c->bev) {
-        bufferevent_setwatermark(c->bev, EV_READ, 0, 0);
+        bufferevent_setwatermark(c->bev, EV_READ, 0, c->bad ? MOST_AHEAD : 0);
         set_timeouts(c, 1);
     }
 }
@@ -834,12 +822,19 @@ static void over(struct pyle_http_conn *c, int what, int left)
     pyle_request_put(r);
 }
 
+static void scan(struct pyle_http_conn *c, struct evbuffer *input);
+
 static void on_complete(struct evhttp_request *req, void *arg)
 {
     struct pyle_http_conn *c = arg;
 
     (void)req;
     unwatch(c);
+    if (pyle_scan_stopped(&c->scan)) { /* it did not come to that */
+        c->scan.seen = 0;
+        pyle_scan_start(&c->scan);
+        scan(c, bufferevent_get_input(c->bev));
+    }
     over(c, PYLE_HTTP_COMPLETE, 0);
 }
 
@@ -850,6 +845,7 @@ static void on_closed(struct evhttp_connection *evcon, void *arg)
     (void)evcon;
     if (c->plain)
         c->bev->ev_write.ev_evcallback.evcb_arg = c->bev; /* it is freed by that */
+    evbuffer_remove_cb_entry(bufferevent_get_input(c->bev), c->input_cb);
     c->bev = NULL;
     c->evcon = NULL;
     unwatch(c);
@@ -895,6 +891,7 @@ static void adopt(struct pyle_http *s)
         bufferevent_getcb(bev, NULL, NULL, &event, &arg);
         if (!event) {
             c->bev = NULL;
+            evbuffer_remove_cb_entry(bufferevent_get_input(bev), c->input_cb);
             bufferevent_decref(bev);
             put_conn(c);
             continue;
@@ -935,6 +932,46 @@ static void on_adopt(evutil_socket_t fd, short what, void *arg)
     pyle_http_put(s);
 }
 
+/* ---- what comes in ---- */
+
+/* evhttp is to meet a line there that it refuses, and nothing behind it. */
+static void spoil(struct pyle_http_conn *c, struct evbuffer *input)
+{
+    struct evbuffer *good = evbuffer_new();
+    size_t n = c->scan.line;
+
+    c->bad = 1;
+    if (good && evbuffer_remove_buffer(input, good, n) < 0)
+        evbuffer_drain(good, evbuffer_get_length(good));
+    evbuffer_drain(input, evbuffer_get_length(input));
+    if (good) {
+        evbuffer_prepend_buffer(input, good);
+        evbuffer_free(good);
+    }
+    evbuffer_unfreeze(input, 0);
+    evbuffer_add(input, "!\r\n", 3);
+    if (c->plain)
+        evbuffer_freeze(input, 0);
+    bufferevent_setwatermark(c->bev, EV_READ, 0, MOST_AHEAD);
+}
+
+static void scan(struct pyle_http_conn *c, struct evbuffer *input)
+{
+    if (pyle_scan(&c->scan, input) < 0)
+        spoil(c, input);
+}
+
+static void on_input(struct evbuffer *input, const struct evbuffer_cb_info *info, void *arg)
+{
+    struct pyle_http_conn *c = arg;
+
+    if (c->bad)
+        return;
+    pyle_scan_drained(&c->scan, info->n_deleted);
+    if (info->n_added)
+        scan(c, input);
+}
+
 static struct bufferevent *on_bevcb(struct event_base *base, void *arg)
 {
     struct pyle_http *s = arg;
@@ -948,6 +985,13 @@ static struct bufferevent *on_bevcb(struct event_base *base, void *arg)
         pyle_unmake(PYLE_HTTP_CONNS, c);
         return NULL;
     }
+    c->input_cb = evbuffer_add_cb(bufferevent_get_input(bev), on_input, c);
+    if (!c->input_cb) {
+        bufferevent_free(bev);
+        pyle_unmake(PYLE_HTTP_CONNS, c);
+        return NULL;
+    }
+    pyle_scan_start(&c->scan);
     hold_http(s);
     c->s = s;
     c->refs = 1;
