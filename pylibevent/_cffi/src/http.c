@@ -481,6 +481,7 @@ struct pyle_http_conn {
     int fd;
     int plain;                 /* a socket without TLS, our own */
     int refused;
+    int taken;                 /* take_over() */
     int watching;              /* reading goes on while a reply is made */
     struct pyle_scan scan;
     int bad;                   /* the scan has met what is not HTTP */
@@ -856,7 +857,7 @@ static void on_closed(struct evhttp_connection *evcon, void *arg)
     if (c->next)
         c->next->to_this = c->to_this;
     /* evhttp has let go of a request that is not answered, and frees any other. */
-    over(c, PYLE_HTTP_FAILED, c->r && c->r->req->evcon == NULL);
+    over(c, c->taken ? PYLE_HTTP_COMPLETE : PYLE_HTTP_FAILED, c->r && c->r->req->evcon == NULL);
     put_conn(c);
 }
 
@@ -1353,6 +1354,53 @@ int pyle_http_cancel(struct pyle_request *r)
     if (r->conn)
         drop_conn(r->conn, EVREQ_HTTP_REQUEST_CANCEL);
     return pyle_request_leave(r, 0);
+}
+
+/* The connection becomes pv's, which has no descriptor yet: evhttp is left with another one to close. */
+int pyle_http_take_over(struct pyle_request *r, struct pyle_bev *pv)
+{
+    struct pyle_http_conn *c = r->conn;
+    struct bufferevent *bev, *to;
+    struct evbuffer *from;
+    int fd, null, rc = enter_reply(r, 1);
+
+    if (rc < 0)
+        return rc;
+    to = pyle_bev_ptr(pv);
+    if (!to || !c->plain)
+        return pyle_request_leave(r, to ? PYLE_UNABLE : PYLE_CLOSED);
+    bev = c->bev;
+    null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    fd = null < 0 ? -1 : fcntl(c->fd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0) {
+        rc = pyle_failed();
+        if (null >= 0)
+            close(null);
+        return pyle_request_leave(r, rc);
+    }
+    pyle_went_short();
+    from = bufferevent_get_output(bev);
+    evbuffer_unfreeze(from, 1);
+    rc = evbuffer_add_buffer(bufferevent_get_output(to), from);
+    evbuffer_freeze(from, 1);
+    evbuffer_unfreeze(bufferevent_get_input(to), 0);
+    if (rc == 0)
+        rc = evbuffer_add_buffer(bufferevent_get_input(to), bufferevent_get_input(bev));
+    evbuffer_freeze(bufferevent_get_input(to), 0);
+    rc = rc < 0 || pyle_went_short() ? PYLE_NOMEM : pyle_bev_setfd(pv, fd, 1);
+    if (rc == 0) {
+        bufferevent_disable(bev, EV_READ | EV_WRITE);
+        dup2(null, c->fd);
+        r->answered = 2;
+        c->taken = 1;
+        if (evbuffer_get_length(bufferevent_get_input(to)) > 0)
+            bufferevent_trigger(to, EV_READ, BEV_TRIG_DEFER_CALLBACKS | BEV_TRIG_IGNORE_WATERMARKS);
+    } else {
+        close(fd);
+    }
+    close(null);
+    drop_conn(c, EVREQ_HTTP_BUFFER_ERROR);
+    return pyle_request_leave(r, rc);
 }
 
 /* There are callbacks for it. 1: too late, evhttp has it no more. */
