@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
     from ._args import Args, Variadic
     from ._libevent import CData
-    from .event import EventBase
+    from .bufferevent import BufferEvent
     from .http_client import HttpConnection
 
 _ERRORS = {int(error): error for error in HttpError}
@@ -609,6 +609,28 @@ class HttpServerRequest(HttpRequest):
         rc = lib.pyle_http_cancel(self._ptr)
         if rc != CLOSED:
             self._check(rc, "evhttp_connection_free")
+
+    def take_over(self) -> BufferEvent:
+        """Takes the connection from evhttp, for another protocol: what the BufferEvent writes comes
+        after the headers of the reply, and its input has what the client has sent since. A reply
+        that has not begun is a 101, with the `output_headers`; to a CONNECT, begin one with 200.
+
+        The request is over with that. Not with TLS (LibeventError).
+        """
+        from .bufferevent import BufferEvent
+
+        self._check(lib.pyle_request_check(self._ptr), "evhttp_connection_get_bufferevent")
+        bev = BufferEvent.socket(self.base)
+        try:
+            rc = lib.pyle_http_take_over(self._ptr, bev._ptr)
+            if rc == NONE:
+                self.send_reply_start(101)
+                rc = lib.pyle_http_take_over(self._ptr, bev._ptr)
+            self._refused(rc, "evhttp_connection_get_bufferevent")
+        except BaseException:
+            bev.close()
+            raise
+        return bev
 
     # ---- what becomes of it ----
 

@@ -301,6 +301,7 @@ int pyle_http_start(struct pyle_request *, int code, const char *reason, size_t)
 int pyle_http_chunk(struct pyle_request *, const void *data, size_t n, int callback);
 int pyle_http_chunk_buffer(struct pyle_request *, struct pyle_buf *, int callback);
 int pyle_http_end(struct pyle_request *);
+int pyle_http_take_over(struct pyle_request *, struct pyle_bev *); /* which has no descriptor yet */
 int pyle_http_cancel(struct pyle_request *);
 int pyle_http_tell(struct pyle_request *);              /* it has callbacks; 1: too late */
 void pyle_http_untell(struct pyle_request *);

@@ -276,21 +276,6 @@ static struct evkeyvalq *headers_of(struct pyle_request *r, int input)
     return input ? r->req->input_headers : r->req->output_headers;
 }
 
-static const char token_chars[256] = {
-    ['!'] = 1, ['#'] = 1, ['$'] = 1, ['%'] = 1, ['&'] = 1, ['\''] = 1, ['*'] = 1, ['+'] = 1, ['-'] = 1,
-    ['.'] = 1, ['^'] = 1, ['_'] = 1, ['`'] = 1, ['|'] = 1, ['~'] = 1,
-    ['0' ... '9'] = 1, ['A' ... 'Z'] = 1, ['a' ... 'z'] = 1,
-};
-
-static int is_name(const char *name, size_t n)
-{
-    size_t i;
-
-    for (i = 0; i < n && token_chars[(unsigned char)name[i]]; ++i)
-        ;
-    return n > 0 && i == n;
-}
-
 static int is_value(const char *value, size_t n)
 {
     size_t i;
@@ -322,7 +307,7 @@ static int remove_all(struct evkeyvalq *headers, const char *name)
 
 static int enter_headers(struct pyle_request *r, const char *name, size_t n)
 {
-    return is_name(name, n) ? pyle_request_enter(r) : PYLE_RANGE;
+    return pyle_is_token(name, n) ? pyle_request_enter(r) : PYLE_RANGE;
 }
 
 int pyle_headers_get(struct pyle_request *r, int input, const char *name, size_t n, struct pyle_text *text)
@@ -503,7 +488,11 @@ struct pyle_http_conn {
     int fd;
     int plain;                 /* a socket without TLS, our own */
     int refused;
+    int taken;                 /* take_over() */
     int watching;              /* reading goes on while a reply is made */
+    struct pyle_scan scan;
+    int bad;                   /* the scan has met what is not HTTP */
+    struct evbuffer_cb_entry *input_cb;
     struct event timer;        /* the handler takes too long */
     struct pyle_http_conn *next, **to_this;
 };
@@ -777,7 +766,7 @@ static void unwatch(struct pyle_http_conn *c)
     c->watching = 0;
     event_del(&c->timer);
     if (c->bev) {
-        bufferevent_setwatermark(c->bev, EV_READ, 0, 0);
+        bufferevent_setwatermark(c->bev, EV_READ, 0, c->bad ? MOST_AHEAD : 0);
         set_timeouts(c, 1);
     }
 }
@@ -841,12 +830,19 @@ static void over(struct pyle_http_conn *c, int what, int left)
     pyle_request_put(r);
 }
 
+static void scan(struct pyle_http_conn *c, struct evbuffer *input);
+
 static void on_complete(struct evhttp_request *req, void *arg)
 {
     struct pyle_http_conn *c = arg;
 
     (void)req;
     unwatch(c);
+    if (pyle_scan_stopped(&c->scan)) { /* it did not come to that */
+        c->scan.seen = 0;
+        pyle_scan_start(&c->scan);
+        scan(c, bufferevent_get_input(c->bev));
+    }
     over(c, PYLE_HTTP_COMPLETE, 0);
 }
 
@@ -857,6 +853,7 @@ static void on_closed(struct evhttp_connection *evcon, void *arg)
     (void)evcon;
     if (c->plain)
         c->bev->ev_write.ev_evcallback.evcb_arg = c->bev; /* it is freed by that */
+    evbuffer_remove_cb_entry(bufferevent_get_input(c->bev), c->input_cb);
     c->bev = NULL;
     c->evcon = NULL;
     unwatch(c);
@@ -867,7 +864,7 @@ static void on_closed(struct evhttp_connection *evcon, void *arg)
     if (c->next)
         c->next->to_this = c->to_this;
     /* evhttp has let go of a request that is not answered, and frees any other. */
-    over(c, PYLE_HTTP_FAILED, c->r && c->r->req->evcon == NULL);
+    over(c, c->taken ? PYLE_HTTP_COMPLETE : PYLE_HTTP_FAILED, c->r && c->r->req->evcon == NULL);
     put_conn(c);
 }
 
@@ -902,6 +899,7 @@ static void adopt(struct pyle_http *s)
         bufferevent_getcb(bev, NULL, NULL, &event, &arg);
         if (!event) {
             c->bev = NULL;
+            evbuffer_remove_cb_entry(bufferevent_get_input(bev), c->input_cb);
             bufferevent_decref(bev);
             put_conn(c);
             continue;
@@ -942,6 +940,46 @@ static void on_adopt(evutil_socket_t fd, short what, void *arg)
     pyle_http_put(s);
 }
 
+/* ---- what comes in ---- */
+
+/* evhttp is to meet a line there that it refuses, and nothing behind it. */
+static void spoil(struct pyle_http_conn *c, struct evbuffer *input)
+{
+    struct evbuffer *good = evbuffer_new();
+    size_t n = c->scan.line;
+
+    c->bad = 1;
+    if (good && evbuffer_remove_buffer(input, good, n) < 0)
+        evbuffer_drain(good, evbuffer_get_length(good));
+    evbuffer_drain(input, evbuffer_get_length(input));
+    if (good) {
+        evbuffer_prepend_buffer(input, good);
+        evbuffer_free(good);
+    }
+    evbuffer_unfreeze(input, 0);
+    evbuffer_add(input, "!\r\n", 3);
+    if (c->plain)
+        evbuffer_freeze(input, 0);
+    bufferevent_setwatermark(c->bev, EV_READ, 0, MOST_AHEAD);
+}
+
+static void scan(struct pyle_http_conn *c, struct evbuffer *input)
+{
+    if (pyle_scan(&c->scan, input) < 0)
+        spoil(c, input);
+}
+
+static void on_input(struct evbuffer *input, const struct evbuffer_cb_info *info, void *arg)
+{
+    struct pyle_http_conn *c = arg;
+
+    if (c->bad)
+        return;
+    pyle_scan_drained(&c->scan, info->n_deleted);
+    if (info->n_added)
+        scan(c, input);
+}
+
 static struct bufferevent *on_bevcb(struct event_base *base, void *arg)
 {
     struct pyle_http *s = arg;
@@ -955,6 +993,13 @@ static struct bufferevent *on_bevcb(struct event_base *base, void *arg)
         pyle_unmake(PYLE_HTTP_CONNS, c);
         return NULL;
     }
+    c->input_cb = evbuffer_add_cb(bufferevent_get_input(bev), on_input, c);
+    if (!c->input_cb) {
+        bufferevent_free(bev);
+        pyle_unmake(PYLE_HTTP_CONNS, c);
+        return NULL;
+    }
+    pyle_scan_start(&c->scan);
     hold_http(s);
     c->s = s;
     c->refs = 1;
@@ -1316,6 +1361,53 @@ int pyle_http_cancel(struct pyle_request *r)
     if (r->conn)
         drop_conn(r->conn, EVREQ_HTTP_REQUEST_CANCEL);
     return pyle_request_leave(r, 0);
+}
+
+/* The connection becomes pv's, which has no descriptor yet: evhttp is left with another one to close. */
+int pyle_http_take_over(struct pyle_request *r, struct pyle_bev *pv)
+{
+    struct pyle_http_conn *c = r->conn;
+    struct bufferevent *bev, *to;
+    struct evbuffer *from;
+    int fd, null, rc = enter_reply(r, 1);
+
+    if (rc < 0)
+        return rc;
+    to = pyle_bev_ptr(pv);
+    if (!to || !c->plain)
+        return pyle_request_leave(r, to ? PYLE_UNABLE : PYLE_CLOSED);
+    bev = c->bev;
+    null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    fd = null < 0 ? -1 : fcntl(c->fd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0) {
+        rc = pyle_failed();
+        if (null >= 0)
+            close(null);
+        return pyle_request_leave(r, rc);
+    }
+    pyle_went_short();
+    from = bufferevent_get_output(bev);
+    evbuffer_unfreeze(from, 1);
+    rc = evbuffer_add_buffer(bufferevent_get_output(to), from);
+    evbuffer_freeze(from, 1);
+    evbuffer_unfreeze(bufferevent_get_input(to), 0);
+    if (rc == 0)
+        rc = evbuffer_add_buffer(bufferevent_get_input(to), bufferevent_get_input(bev));
+    evbuffer_freeze(bufferevent_get_input(to), 0);
+    rc = rc < 0 || pyle_went_short() ? PYLE_NOMEM : pyle_bev_setfd(pv, fd, 1);
+    if (rc == 0) {
+        bufferevent_disable(bev, EV_READ | EV_WRITE);
+        dup2(null, c->fd);
+        r->answered = 2;
+        c->taken = 1;
+        if (evbuffer_get_length(bufferevent_get_input(to)) > 0)
+            bufferevent_trigger(to, EV_READ, BEV_TRIG_DEFER_CALLBACKS | BEV_TRIG_IGNORE_WATERMARKS);
+    } else {
+        close(fd);
+    }
+    close(null);
+    drop_conn(c, EVREQ_HTTP_BUFFER_ERROR);
+    return pyle_request_leave(r, rc);
 }
 
 /* There are callbacks for it. 1: too late, evhttp has it no more. */

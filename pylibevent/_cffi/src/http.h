@@ -50,4 +50,23 @@ int pyle_request_leave(struct pyle_request *r, int rc);
 /* evhttp is done with it, and frees it next, or (left) leaves that to us. */
 void pyle_request_over(struct pyle_request *r, int left);
 
+/* http_scan.c */
+struct pyle_scan {
+    size_t seen;                /* so many bytes of the input were looked at */
+    size_t line;                /* where the line starts that they end in */
+    int state;
+    int n;                      /* characters of that state's */
+    char word[32];
+    int header;                 /* which one it is in */
+    char minor;                 /* of HTTP/1. */
+    int no_body, chunked, has_host, upgrade;
+    long long length;           /* the Content-Length, or -1 */
+    long long left;             /* of the body, or of a chunk */
+};
+void pyle_scan_start(struct pyle_scan *scan); /* a request: with it what there is begins */
+int pyle_scan(struct pyle_scan *scan, struct evbuffer *input); /* -1: not HTTP from scan->line on */
+int pyle_scan_stopped(const struct pyle_scan *scan); /* what follows may be anything: CONNECT, Upgrade */
+void pyle_scan_drained(struct pyle_scan *scan, size_t n);
+int pyle_is_token(const char *name, size_t n);
+
 #endif
