@@ -45,7 +45,7 @@ from .constants import (
     HttpMethod,
     HttpServerFlags,
 )
-from .errors import CLOSED, INUSE, NONE, RANGE, fail
+from .errors import CLOSED, INUSE, NONE, RANGE, LibeventError, fail
 from .event import EventBase
 from .listener import _backlog
 from .uri import HttpUri, _line, _new_text, _string
@@ -313,6 +313,28 @@ class HttpRequest(Handle):
         self._check(lib.pyle_request_own(self._ptr), "evhttp_request_own")
 
     # ---- a client's ----
+
+    def take_over(self) -> BufferEvent:
+        """In the callback: takes the connection from evhttp, after a 101 for the protocol that it has
+        been switched to, or after a CONNECT for what is at the other end. What the server has sent
+        since is in the BufferEvent's input; the next request makes another connection.
+
+        LibeventError if there is none to be taken, or it has TLS.
+        """
+        from .bufferevent import BufferEvent
+
+        if self._connection is None:
+            raise LibeventError("evhttp_connection_get_bufferevent: not made yet")
+        bev = BufferEvent.socket(self._connection.base)
+        try:
+            rc = lib.pyle_client_take_over(self._ptr, bev._ptr)
+            if rc == NONE:
+                raise LibeventError("evhttp_connection_get_bufferevent: nothing to be taken over")
+            self._check(rc, "evhttp_connection_get_bufferevent")
+        except BaseException:
+            bev.close()
+            raise
+        return bev
 
     @property
     def connection(self) -> HttpConnection | None:

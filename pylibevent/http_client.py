@@ -354,9 +354,9 @@ class HttpConnection(Handle):
 
     @property
     def flags(self) -> HttpConnectionFlags:
-        """EVHTTP_CON_REUSE_CONNECTED_ADDR: the name is looked up once; EVHTTP_CON_READ_ON_WRITE_ERROR:
-        what the server has answered is read even if the rest of a request does not go out
-        (evhttp_connection_set_flags)."""
+        """EVHTTP_CON_REUSE_CONNECTED_ADDR: the name is looked up once.
+        EVHTTP_CON_READ_ON_WRITE_ERROR: what the server has answered is read even if the rest of a
+        request does not go out (evhttp_connection_set_flags)."""
         return HttpConnectionFlags(self._flags)
 
     @flags.setter

@@ -25,6 +25,7 @@ from tls import Certificates
 
 from pylibevent import (
     DNS_ERR_NOTEXIST,
+    EV_READ,
     EVDNS_BASE_DISABLE_WHEN_INACTIVE,
     EVDNS_TYPE_A,
     EVHTTP_CON_READ_ON_WRITE_ERROR,
@@ -44,6 +45,7 @@ from pylibevent import (
     EVREQ_HTTP_INVALID_HEADER,
     EVREQ_HTTP_REQUEST_CANCEL,
     EVREQ_HTTP_TIMEOUT,
+    BufferEvent,
     ClosedError,
     DnsBase,
     DnsServerPort,
@@ -54,6 +56,7 @@ from pylibevent import (
     HttpMethod,
     HttpRequest,
     HttpServer,
+    LibeventError,
     Timer,
     TLSContext,
 )
@@ -1759,6 +1762,90 @@ def test_connect_makes_a_tunnel_in_which_the_next_request_goes(
     peer.close()
     assert peer.results[0][0].startswith(b"CONNECT example.org:80 HTTP/1.1\r\n")
     assert len(peer.peers) == 1
+
+
+def test_a_tunnel_may_be_taken_over(
+    base: EventBase, serve: Serve, run_until: RunUntil, fetch: Fetch
+) -> None:
+    def tunnel(link: Link) -> bytes:
+        link.answer(b"HTTP/1.1 200 Connected\r\n\r\nwelcome\n")
+        line = link.file.readline()
+        link.send(b"you said " + line)
+        return line + link.wait_for_the_end()
+
+    peer = serve(tunnel, answers(OK))
+    bevs: list[BufferEvent] = []
+    lines: list[bytes] = []
+    closed: list[object] = []
+
+    def connected(request: HttpRequest) -> None:
+        bev = request.take_over()
+        bevs.append(bev)
+        bev.setcb(read=lambda bev: lines.extend(bev.input.readlines()))
+        bev.enable(EV_READ)
+        bev.write(b"hello\n")
+        with pytest.raises(LibeventError, match="nothing"):
+            request.take_over()
+
+    with connection(base, peer) as conn:
+        conn.set_closecb(closed.append)
+        conn.make_request(HttpRequest(connected), EVHTTP_REQ_CONNECT, "example.org:7")
+        run_until(lambda: len(lines) == 2)
+        assert lines == [b"welcome", b"you said hello"]
+        bevs[0].close()
+        assert fetch(conn).body == b"ok"
+        assert closed == []
+    peer.close()
+    assert peer.results[0] == b"hello\n"
+
+
+def test_an_upgraded_connection_may_be_taken_over(
+    base: EventBase, serve: Serve, run_until: RunUntil
+) -> None:
+    def talk(link: Link) -> bytes:
+        link.answer(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\n\r\n")
+        link.send(link.file.readline())
+        return link.wait_for_the_end()
+
+    peer = serve(talk)
+    seen: list[bytes] = []
+    bevs: list[BufferEvent] = []
+
+    def switched(request: HttpRequest) -> None:
+        bevs.append(request.take_over())
+        bevs[0].setcb(read=lambda bev: seen.append(bev.read()))
+        bevs[0].enable(EV_READ)
+        bevs[0].write(b"echo\n")
+
+    with connection(base, peer) as conn:
+        request = HttpRequest(switched)
+        request.output_headers["Upgrade"] = "echo"
+        request.output_headers["Connection"] = "upgrade"
+        conn.make_request(request)
+        run_until(lambda: seen)
+    assert seen == [b"echo\n"]
+    bevs[0].close()
+
+
+def test_only_a_switched_connection_is_taken_over(
+    base: EventBase, serve: Serve, run_until: RunUntil
+) -> None:
+    peer = serve(answers(OK, b"HTTP/1.1 403 No\r\n\r\n"))
+    errors: list[str] = []
+
+    def done(request: HttpRequest) -> None:
+        with pytest.raises(LibeventError) as caught:
+            request.take_over()
+        errors.append(str(caught.value))
+
+    with connection(base, peer) as conn:
+        requests = [HttpRequest(done), HttpRequest(done)]
+        with pytest.raises(LibeventError, match="not made"):
+            requests[0].take_over()
+        conn.make_request(requests[0])
+        conn.make_request(requests[1], EVHTTP_REQ_CONNECT, "example.org:7")
+        run_until(lambda: len(errors) == 2)
+        assert all("nothing" in error for error in errors)
 
 
 # ---- threads, forks ----

@@ -336,6 +336,7 @@ void pyle_client_after_fork(struct pyle_client *);
 int pyle_client_make_request(struct pyle_client *, struct pyle_request *, int type, const char *uri, int wants);
 ssize_t pyle_request_length(struct pyle_request *);     /* of the body that is to go out */
 int pyle_request_made(struct pyle_request *);
+int pyle_client_take_over(struct pyle_request *, struct pyle_bev *); /* PYLE_NONE: there is nothing to take */
 int pyle_request_cancel(struct pyle_request *);         /* 1: it will be told so */
 
 /* ---- bufferevent.c ---- */

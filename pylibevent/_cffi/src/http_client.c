@@ -35,6 +35,7 @@ struct pyle_client {
     unsigned link_gen;         /* of the process that opened it */
     int connected;
     int dead;                  /* of no more use: to be freed */
+    int switched;              /* to be taken over, perhaps, in the callback that comes next */
     int inside;                /* evhttp is up the stack: so many callbacks of Python's */
     int told;                  /* bits: 1: the connection has closed, 2: Python wants to know */
     int bound;
@@ -65,6 +66,7 @@ struct pyle_exchange {
     char *uri;
     int wants;                 /* PYLE_HTTP_WANTS_* */
     int queued, at_evhttp, over, done;
+    int switched;              /* the connection may be another protocol's from here on */
     int informed;              /* so many 1xx */
     int n_headers;             /* of its reply */
     int said;                  /* by evhttp: an EVREQ_HTTP_* and 1 */
@@ -256,7 +258,7 @@ static void free_link(struct pyle_client *c)
     struct pyle_exchange *x = c->running;
     struct pyle_tls *tls = c->tls;
 
-    c->dead = 0;
+    c->dead = c->switched = 0;
     if (!evcon)
         return;
     if (c->connected && !c->closed && c->link_gen == pyle_fork_gen) {
@@ -363,9 +365,13 @@ static void on_reply(struct evhttp_request *req, void *arg)
         finish(x, x->refused, x->system_error);
     } else if (req && req->response_code && !x->said) {
         /* What is left there was not asked for, and no answer to the next request. */
-        if (req->response_code == 101 ||
-            (c->bev && evbuffer_get_length(bufferevent_get_input(c->bev)) > 0))
+        if (c->bev && !c->dead &&
+            (req->response_code == 101 || (x->type == EVHTTP_REQ_CONNECT && req->response_code / 100 == 2))) {
+            bufferevent_disable(c->bev, EV_READ);
+            c->switched = x->switched = 1;
+        } else if (c->bev && evbuffer_get_length(bufferevent_get_input(c->bev)) > 0) {
             c->dead = 1;
+        }
         keep_headers(req, x->n_headers); /* trailers are not, whatever evhttp makes of them */
         finish(x, 0, 0);
     } else if (!c->connected) {
@@ -680,7 +686,7 @@ static void on_step(evutil_socket_t fd, short what, void *arg)
     off_the_dead(c);
     if (!pyle_exiting && !c->pb->closed)
         tell_closed(c);
-    if (!pyle_exiting && !c->closed && c->state == IDLE && c->first) {
+    if (!pyle_exiting && !c->closed && c->state == IDLE && c->first && !c->switched) {
         if (c->evcon && is_stale(c)) {
             free_link(c);
         } else if (c->evcon) {
@@ -719,6 +725,20 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
     }
 }
 
+static void not_taken(struct pyle_exchange *x)
+{
+    struct pyle_client *c = x->c;
+
+    if (!c->switched || !c->evcon)
+        return;
+    c->switched = 0;
+    if (x->r->req->response_code == 101 || evbuffer_get_length(bufferevent_get_input(c->bev)) > 0)
+        c->dead = 1;
+    else
+        bufferevent_enable(c->bev, EV_READ);
+    soon(c);
+}
+
 static void on_deliver(evutil_socket_t fd, short what, void *arg)
 {
     struct pyle_exchange *x = arg;
@@ -732,13 +752,14 @@ static void on_deliver(evutil_socket_t fd, short what, void *arg)
     if (x->r->shown[1])
         let_go_of_input(x->r, NULL);
     ++x->refs;
-    x->r->exchange = NULL;
     pyle_before();
     answer = pyle_py_http_done(pb->slot, x->r->token, x->error - 1, x->system_error);
     if (answer == PYLE_RETRY && !x->over && !pb->closed)
         event_active(&x->deliver, EV_TIMEOUT, 1);
     else
         end_exchange(x);
+    if (x->over && x->switched)
+        not_taken(x);
     if (answer == PYLE_RETRY || answer == PYLE_ERROR)
         pyle_raise(pb);
     put_exchange(x);
@@ -1106,4 +1127,45 @@ int pyle_request_cancel(struct pyle_request *r)
         finish(x, EVREQ_HTTP_REQUEST_CANCEL + 1, 0);
     }
     return (int)pyle_sync_leave(sync, 1);
+}
+
+/* pv gets a descriptor of its own: evhttp would shut down what it has. */
+int pyle_client_take_over(struct pyle_request *r, struct pyle_bev *pv)
+{
+    struct bufferevent *to = pyle_bev_ptr(pv);
+    struct pyle_exchange *x;
+    struct pyle_client *c;
+    int fd, old, null, rc = pyle_request_check(r);
+
+    if (rc < 0)
+        return rc;
+    x = r->exchange;
+    if (!x || !x->switched || !x->c->switched || !x->c->evcon)
+        return PYLE_NONE;
+    c = x->c;
+    CHECK(c);
+    if (!to || c->tls)
+        return to ? PYLE_UNABLE : PYLE_CLOSED;
+    old = bufferevent_getfd(c->bev);
+    null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    fd = null < 0 ? -1 : fcntl(old, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0) {
+        rc = pyle_failed();
+    } else if ((rc = pyle_bev_setfd(pv, fd, 1)) < 0) {
+        close(fd);
+    } else {
+        evbuffer_unfreeze(bufferevent_get_input(to), 0);
+        evbuffer_add_buffer(bufferevent_get_input(to), bufferevent_get_input(c->bev));
+        evbuffer_freeze(bufferevent_get_input(to), 0);
+        if (evbuffer_get_length(bufferevent_get_input(to)) > 0)
+            bufferevent_trigger(to, EV_READ, BEV_TRIG_DEFER_CALLBACKS | BEV_TRIG_IGNORE_WATERMARKS);
+        bufferevent_disable(c->bev, EV_READ | EV_WRITE);
+        dup2(null, old);
+        c->connected = 0;
+        free_link(c);
+        soon(c);
+    }
+    if (null >= 0)
+        close(null);
+    return rc;
 }
