@@ -370,15 +370,6 @@ class HttpRequest(Handle):
             self._error = _ERRORS[error]
             self._exception = self._connection._why(system_error)
 
-    def _tell(self) -> None:
-        error = self._error
-        try:
-            if error is not None and self._error_cb is not None:
-                self._error_cb(self, error, *self._args)
-        finally:
-            if error != EVREQ_HTTP_REQUEST_CANCEL:
-                self._callback(self, *self._args)
-
     def _drop(self, error: HttpError | None = None) -> None:
         """No callback any more."""
         if error is not None and self._error is None:
@@ -387,7 +378,7 @@ class HttpRequest(Handle):
         self._chunked = self._header = self._error_cb = None
         self._args = ()
         if self._connection is not None:
-            self._connection._ended(self._token)
+            self._connection._requests.discard(self._token)
 
     def _close_with_base(self, _token: int) -> None:
         self._drop(EVREQ_HTTP_REQUEST_CANCEL)

@@ -27,7 +27,7 @@ from .constants import (
     HttpMethod,
 )
 from .dns import AddrInfoResult, DnsBase, DnsRequest, _encoded
-from .errors import CLOSED, INUSE, fail, os_error
+from .errors import CLOSED, INUSE, LibeventError, fail, os_error
 from .event import EventBase
 from .http import HttpRequest
 from .uri import HttpUri
@@ -47,6 +47,7 @@ class _Default(int):
 _MAX_HEADERS = 64 << 10
 _MAX_BODY = _Default(64 << 20)
 _CONNECT_TIMEOUT = 45.0  # evhttp's
+_FAILURES = (OSError, LibeventError, MemoryError, ValueError)  # of connecting
 _FLAGS = EVHTTP_CON_REUSE_CONNECTED_ADDR | EVHTTP_CON_READ_ON_WRITE_ERROR
 _WITH_BODY = EVHTTP_REQ_POST | EVHTTP_REQ_PUT | EVHTTP_REQ_PATCH
 _METHODS = {int(method): method for method in HttpMethod}
@@ -72,7 +73,7 @@ class HttpConnection(Handle):
 
     __slots__ = (
         "_address", "_args", "_base", "_closecb", "_dns", "_exception", "_family", "_flags",
-        "_found", "_free_on_completion", "_host", "_initial_retry", "_left", "_local", "_lookup",
+        "_found", "_host", "_initial_retry", "_left", "_local", "_lookup",
         "_max_body_size", "_max_headers_size", "_port", "_requests", "_retries",
         "_server_hostname", "_timeout", "_tls", "_tls_context", "_token",
     )  # fmt: skip
@@ -126,7 +127,6 @@ class HttpConnection(Handle):
         self._found: list[str] = []
         self._lookup: DnsRequest | None = None
         self._exception: Exception | None = None
-        self._free_on_completion = False
         self._requests: set[int] = set()
         self._closecb: Callable[..., object] = _nothing
         self._args: tuple[Any, ...] = ()
@@ -161,7 +161,7 @@ class HttpConnection(Handle):
     @property
     def closed(self) -> bool:
         """Whether it, or its base, was closed."""
-        return self._token not in self._base._table
+        return bool(lib.pyle_client_closed(self._ptr))
 
     @property
     def base(self) -> EventBase:
@@ -218,8 +218,8 @@ class HttpConnection(Handle):
     def free_on_completion(self) -> None:
         """Closes it when the callback of the last request that waits is over
         (evhttp_connection_free_on_completion)."""
-        self._check(lib.pyle_client_check(self._ptr), "evhttp_connection_free_on_completion")
-        self._free_on_completion = True
+        name = "evhttp_connection_free_on_completion"
+        self._set(lib.PYLE_CLIENT_FREE_WHEN_DONE, name, 1)
 
     def set_closecb(
         self,
@@ -393,10 +393,10 @@ class HttpConnection(Handle):
         wants = (request._chunked is not None) * lib.PYLE_HTTP_WANTS_CHUNKS
         wants |= (request._header is not None) * lib.PYLE_HTTP_WANTS_HEADERS
         token, table = request._token, self._base._table
-        request._connection = self
-        table[token] = request
-        self._requests.add(token)
         try:
+            request._connection = self
+            table[token] = request
+            self._requests.add(token)
             rc = lib.pyle_client_make_request(
                 self._ptr, request._ptr, int(kind), uri.encode("latin-1"), wants
             )
@@ -444,7 +444,7 @@ class HttpConnection(Handle):
                 self._left = self._known()
             if self._left:
                 self._open()
-        except Exception as exception:
+        except _FAILURES as exception:
             self._failed(exception)
 
     def _known(self) -> list[str]:
@@ -470,8 +470,11 @@ class HttpConnection(Handle):
                 raise result.error
             self._left = [info[4][0] for info in result.infos]
             self._open()
-        except Exception as exception:
+        except _FAILURES as exception:
             self._failed(exception)
+        except BaseException:
+            lib.pyle_client_again(self._ptr)
+            raise
 
     def _open(self) -> None:
         address = self._left.pop(0)
@@ -508,11 +511,6 @@ class HttpConnection(Handle):
         if failure is None and system_error:
             failure = os_error(system_error, "evhttp_make_request")
         return failure
-
-    def _ended(self, token: int) -> None:
-        self._requests.discard(token)
-        if self._free_on_completion and not self.closed and not lib.pyle_client_waits(self._ptr):
-            self.close()
 
     def _describe(self) -> str:
         return f"to {self._host}:{self._port}"

@@ -61,6 +61,7 @@ from pylibevent import (
     TLSContext,
 )
 
+CLOSING = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -1208,8 +1209,7 @@ def test_a_reply_that_nobody_has_asked_for_is_not_the_answer_to_the_next_request
 def test_connection_close_is_heeded(
     base: EventBase, serve: Serve, run_until: RunUntil, side: str
 ) -> None:
-    reply = OK if side == "client" else OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-    peer = serve(answers(reply), answers(OK))
+    peer = serve(answers(OK if side == "client" else CLOSING), answers(OK))
     with connection(base, peer) as conn:
         first, second = Result(base), Result(base)
         if side == "client":
@@ -1541,7 +1541,7 @@ def test_a_look_up_that_hangs_ends_with_the_timeout(
 def test_a_name_is_looked_up_for_each_connection_or_once(
     base: EventBase, serve: Serve, fetch: Fetch, names: DnsBase
 ) -> None:
-    peer = serve(*[answers_and_goes(OK)] * 3)
+    peer = serve(*[answers(CLOSING)] * 3)
     with HttpConnection(base, "some.example", peer.port, dns=names) as conn:
         conn.flags = EVHTTP_CON_REUSE_CONNECTED_ADDR
         assert fetch(conn).code == 200
@@ -1638,7 +1638,7 @@ def test_chunks_over_tls(
 def test_a_new_connection_over_tls_is_made_after_the_server_has_closed(
     base: EventBase, serve: Serve, fetch: Fetch, certificates: Certificates
 ) -> None:
-    peer = serve(*[answers_and_goes(OK)] * 3, wrap=over_tls(certificates.for_server()))
+    peer = serve(*[answers(CLOSING)] * 3, wrap=over_tls(certificates.for_server()))
     with HttpConnection(base, "localhost", peer.port, tls=client_context(certificates)) as conn:
         for _ in range(3):
             result = fetch(conn)

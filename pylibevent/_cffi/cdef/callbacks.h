@@ -48,6 +48,8 @@ int pyle_py_http_told(int slot, long long token, int what, int error, int chunks
 int pyle_py_http_connect(int slot, long long token, int again);
 /* it was connected, and is not any more */
 int pyle_py_http_closed(int slot, long long token);
+/* it was to be closed after the last request, which is over */
+int pyle_py_http_over(int slot, long long token);
 /* a client's request: its reply's headers are there; a part of its body; it has ended, with an EVREQ_HTTP_* or -1,
  * and an errno, 0, or -1 for an exception that Python has */
 int pyle_py_http_headers(int slot, long long token);

@@ -318,20 +318,22 @@ void pyle_http_untell(struct pyle_request *);
 #define PYLE_CLIENT_FLAGS 5
 #define PYLE_CLIENT_LOCAL_PORT 6
 #define PYLE_CLIENT_WANTS_CLOSED 7
+#define PYLE_CLIENT_FREE_WHEN_DONE 8
 struct pyle_client *pyle_client_new(struct pyle_owned *, struct pyle_base *, long long token); /* NULL: no memory */
 void pyle_client_unref(struct pyle_client *);
 int pyle_client_start(struct pyle_client *);
 int pyle_client_close(struct pyle_client *, int by_base);
+int pyle_client_closed(struct pyle_client *);
 int pyle_client_check(struct pyle_client *);
 int pyle_client_set(struct pyle_client *, int what, double seconds, long long number);
 int pyle_client_set_local_address(struct pyle_client *, const char *address);
 struct evhttp_connection *pyle_client_ptr(struct pyle_client *); /* NULL: none now */
 int pyle_client_connected(struct pyle_client *);
-int pyle_client_waits(struct pyle_client *);            /* whether a request waits, or is under way */
 /* Answers to pyle_py_http_connect: where to, by TLS or with NULL, and how many more addresses there are; or
  * that there is none. */
 int pyle_client_open(struct pyle_client *, const char *address, int port, struct pyle_tls *, int more);
 int pyle_client_failed(struct pyle_client *);
+void pyle_client_again(struct pyle_client *);           /* or that it has to be asked once more */
 void pyle_client_after_fork(struct pyle_client *);
 int pyle_client_make_request(struct pyle_client *, struct pyle_request *, int type, const char *uri, int wants);
 ssize_t pyle_request_length(struct pyle_request *);     /* of the body that is to go out */

@@ -35,6 +35,7 @@ struct pyle_client {
     unsigned link_gen;         /* of the process that opened it */
     int connected;
     int dead;                  /* of no more use: to be freed */
+    int free_when_done;        /* free_on_completion() */
     int switched;              /* to be taken over, perhaps, in the callback that comes next */
     int inside;                /* evhttp is up the stack: so many callbacks of Python's */
     int told;                  /* bits: 1: the connection has closed, 2: Python wants to know */
@@ -659,6 +660,22 @@ static void tell_closed(struct pyle_client *c)
     pyle_after(pb);
 }
 
+/* free_on_completion(): Python closes it. */
+static void tell_over(struct pyle_client *c)
+{
+    struct pyle_base *pb = c->pb;
+    int answer;
+
+    pyle_before();
+    answer = pyle_py_http_over(pb->slot, c->token);
+    if (answer == PYLE_RETRY || answer == PYLE_ERROR) {
+        if (!c->closed)
+            soon(c);
+        pyle_raise(pb);
+    }
+    pyle_after(pb);
+}
+
 static void off_the_dead(struct pyle_client *c)
 {
     if (!c->to_dead)
@@ -695,6 +712,8 @@ static void on_step(evutil_socket_t fd, short what, void *arg)
             ask(c);
         }
     }
+    if (!pyle_exiting && !c->closed && !c->pb->closed && c->free_when_done == 2 && !c->all)
+        tell_over(c);
     put_client(c);
 }
 
@@ -760,6 +779,10 @@ static void on_deliver(evutil_socket_t fd, short what, void *arg)
         end_exchange(x);
     if (x->over && x->switched)
         not_taken(x);
+    if (x->over && x->c->free_when_done && !x->c->all && !x->c->closed) {
+        x->c->free_when_done = 2;
+        soon(x->c);
+    }
     if (answer == PYLE_RETRY || answer == PYLE_ERROR)
         pyle_raise(pb);
     put_exchange(x);
@@ -879,6 +902,11 @@ void pyle_clients_sweep(struct pyle_base *pb)
     }
 }
 
+int pyle_client_closed(struct pyle_client *c)
+{
+    return c->closed || c->pb->closed;
+}
+
 int pyle_client_check(struct pyle_client *c)
 {
     return check(c);
@@ -899,6 +927,7 @@ int pyle_client_set(struct pyle_client *c, int what, double seconds, long long n
     case PYLE_CLIENT_MAX_BODY: c->max_body = number; break;
     case PYLE_CLIENT_FLAGS: c->flags = (int)number; break;
     case PYLE_CLIENT_LOCAL_PORT: c->local_port = (int)number; break;
+    case PYLE_CLIENT_FREE_WHEN_DONE: c->free_when_done = 1; break;
     case PYLE_CLIENT_WANTS_CLOSED: c->told = (c->told & 1) | (number ? 2 : 0); break;
     default: break;
     }
@@ -997,6 +1026,16 @@ int pyle_client_failed(struct pyle_client *c)
     return 0;
 }
 
+/* Python did not get to an answer. */
+void pyle_client_again(struct pyle_client *c)
+{
+    if (c->closed || c->pb->lost || c->state != ASKED)
+        return;
+    event_del(&c->timer);
+    c->state = IDLE;
+    soon(c);
+}
+
 void pyle_client_after_fork(struct pyle_client *c)
 {
     struct pyle_exchange *x = c->running;
@@ -1008,12 +1047,7 @@ void pyle_client_after_fork(struct pyle_client *c)
         if (x && x == c->running)
             finish(x, EVREQ_HTTP_EOF + 1, 0);
     }
-    if (c->state == ASKED) {
-        event_del(&c->timer);
-        c->state = IDLE;
-    }
-    if (c->first && c->state == IDLE)
-        soon(c);
+    pyle_client_again(c);
 }
 
 int pyle_client_make_request(struct pyle_client *c, struct pyle_request *r, int type, const char *uri, int wants)
@@ -1079,11 +1113,6 @@ int pyle_client_make_request(struct pyle_client *c, struct pyle_request *r, int 
     if (c->state == IDLE)
         soon(c);
     return pyle_request_leave(r, rc);
-}
-
-int pyle_client_waits(struct pyle_client *c)
-{
-    return c->first != NULL || c->running != NULL;
 }
 
 ssize_t pyle_request_length(struct pyle_request *r)
