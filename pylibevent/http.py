@@ -448,18 +448,14 @@ class HttpRequest(Handle):
     def headers(self) -> HttpHeaders:
         """What has come in: a server's request, a client's reply
         (evhttp_request_get_input_headers)."""
-        if self._headers is None:
-            self._headers = HttpHeaders._of(self, 1)
-        return self._headers
+        return HttpHeaders._of(self, 1)
 
     input_headers = headers
 
     @property
     def output_headers(self) -> HttpHeaders:
         """What is to go out (evhttp_request_get_output_headers)."""
-        if self._output_headers is None:
-            self._output_headers = HttpHeaders._of(self, 0)
-        return self._output_headers
+        return HttpHeaders._of(self, 0)
 
     @property
     def input_buffer(self) -> EvBuffer:

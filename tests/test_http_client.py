@@ -1274,6 +1274,22 @@ def test_a_request_that_is_never_made_is_freed() -> None:
     assert request.base is None
 
 
+def test_a_request_that_is_over_is_freed_at_once_with_its_last_name(
+    base: EventBase, serve: Serve, fetch: Fetch
+) -> None:
+    peer = serve(answers(OK))
+    with connection(base, peer) as conn:
+        result = fetch(conn, header=lambda request: None, chunked=lambda request: request.read())
+        assert result.request.headers["content-length"] == "2"
+        gone = weakref.ref(result.request)
+        gc.disable()
+        try:
+            del result
+            assert gone() is None
+        finally:
+            gc.enable()
+
+
 def test_a_reply_may_be_read_after_connection_and_base_are_closed(serve: Serve) -> None:
     peer = serve(answers(OK))
     with EventBase() as base, connection(base, peer) as conn:
