@@ -31,6 +31,8 @@ from ._handle import Handle
 from ._libevent import ffi, lib
 from .buffer import Bytes, EvBuffer
 from .constants import (
+    EV_READ,
+    EV_TIMEOUT,
     EVHTTP_REQ_CONNECT,
     EVHTTP_REQ_DELETE,
     EVHTTP_REQ_GET,
@@ -636,6 +638,8 @@ class HttpServerRequest(HttpRequest):
                 self.send_reply_start(101)
                 rc = lib.pyle_http_take_over(self._ptr, bev._ptr)
             self._refused(rc, "evhttp_connection_get_bufferevent")
+            if bev.input:  # libevent tells only of what comes from now on
+                self.base.once(-1, EV_TIMEOUT, _look, bev)
         except BaseException:
             bev.close()
             raise
@@ -699,6 +703,7 @@ class HttpServerRequest(HttpRequest):
                 self._chunks.popleft()
             return calls
         if what == lib.PYLE_HTTP_COMPLETE:
+            calls += [(function, args) for _, function, args in self._chunks or ()]
             calls += [self._on_complete] if self._on_complete else []
         else:
             if self._on_error:
@@ -715,6 +720,11 @@ class HttpServerRequest(HttpRequest):
     def _close_with_base(self, _token: int) -> None:
         lib.pyle_http_untell(self._ptr)
         self._forget()
+
+
+def _look(_fd: int, _what: int, bev: BufferEvent) -> None:
+    if not bev.closed and bev.enabled & EV_READ and bev.input:
+        bev.trigger(EV_READ)
 
 
 def _code(code: int) -> int:

@@ -547,7 +547,7 @@ def test_each_callback_of_a_chunk_is_called_once_in_order(
     server.set_cb("/", handler)
     assert client.ask("GET /").body == b"x" * 10
     run_until(lambda: seen[-1:] == ["end"])
-    assert seen in ([0, 1, 2, 3, 4, "end"], ["end"])
+    assert seen == [0, 1, 2, 3, 4, "end"]
 
 
 def test_a_part_needs_a_reply_that_has_begun(server: HttpServer, client: Client) -> None:
@@ -1157,7 +1157,7 @@ def test_virtual_hosts_answer_for_their_names(
     for one, name in ((server, b"root"), (vhost, b"vhost"), (inner, b"inner")):
         one.set_gencb(lambda request, name: request.send_reply(200, None, name), name)
     server.add_virtual_host("*.example.org", vhost)
-    vhost.add_virtual_host("inner.*", inner)
+    vhost.add_virtual_host("inner.*.org", inner)
     vhost.add_server_alias("alias")
 
     def who(host: str) -> bytes:

@@ -460,6 +460,7 @@ struct pyle_http {
     char *content_type;
     int bevcb;                 /* Python makes the bufferevents */
     int in_bevcb, doomed;
+    int refuses;               /* some of its connections are to end */
 };
 
 struct pyle_route {
@@ -489,9 +490,10 @@ struct pyle_http_conn {
     int plain;                 /* a socket without TLS, our own */
     int refused;
     int taken;                 /* take_over() */
+    int complete;              /* what is written is not evhttp's own answer */
     int watching;              /* reading goes on while a reply is made */
     struct pyle_scan scan;
-    int bad;                   /* the scan has met what is not HTTP */
+    int bad;                   /* the scan has met what is not HTTP; 2: and evhttp will */
     struct evbuffer_cb_entry *input_cb;
     struct event timer;        /* the handler takes too long */
     struct pyle_http_conn *next, **to_this;
@@ -602,7 +604,7 @@ static void drop_conn(struct pyle_http_conn *c, int error)
 static int needs_body(int code, enum evhttp_cmd_type type)
 {
     return code >= 200 && code != HTTP_NOCONTENT && code != HTTP_NOTMODIFIED &&
-           type != EVHTTP_REQ_HEAD && type != EVHTTP_REQ_CONNECT;
+           type != EVHTTP_REQ_HEAD && (type != EVHTTP_REQ_CONNECT || code >= 300);
 }
 
 /* What is written next goes to the socket as soon as the callback that runs is over, and libevent
@@ -671,6 +673,8 @@ static int send_all(struct pyle_request *r, int code, const char *reason)
             return PYLE_NOMEM;
         evbuffer_drain(req->output_buffer, n);
     }
+    if (req->type == EVHTTP_REQ_CONNECT && code >= 300)
+        req->type = EVHTTP_REQ_GET; /* or evhttp sends no length, and keeps the connection */
     write_soon(r->conn);
     r->answered = 2;
     pyle_went_short();
@@ -803,9 +807,14 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
     if (!bev)
         return;
     ++c->refs;
+    c->complete = c->r || evbuffer_get_length(bufferevent_get_output(bev)) == 0;
     if (c->r && (what & EV_TIMEOUT))
         c->r->error = EVREQ_HTTP_TIMEOUT;
     libevent_writes(fd, what, bev);
+    /* evhttp has answered by itself, and not all such answers end the connection. */
+    if (c->bev && !c->complete && evbuffer_get_length(bufferevent_get_output(bev)) == 0 &&
+        (pyle_scan_stopped(&c->scan) || (c->bad && evbuffer_get_length(bufferevent_get_input(bev)) == 0)))
+        drop_conn(c, EVREQ_HTTP_EOF);
     /* It was made active without being added, so what is left waits for nothing yet. */
     if (c->bev && (bev->enabled & EV_WRITE) && evbuffer_get_length(bufferevent_get_output(bev)) > 0) {
         if (!IS_ARMED(&bev->ev_write))
@@ -930,11 +939,20 @@ static void shut(struct pyle_http *s);
 static void on_adopt(evutil_socket_t fd, short what, void *arg)
 {
     struct pyle_http *s = arg;
+    struct pyle_http_conn *c, *next;
 
     (void)fd;
     (void)what;
     hold_http(s);
     adopt(s);
+    if (s->refuses) {
+        s->refuses = 0;
+        for (c = s->conns; c; c = next) {
+            next = c->next;
+            if (c->refused)
+                drop_conn(c, EVREQ_HTTP_EOF);
+        }
+    }
     if (s->doomed)
         shut(s);
     pyle_http_put(s);
@@ -961,6 +979,7 @@ static void spoil(struct pyle_http_conn *c, struct evbuffer *input)
     if (c->plain)
         evbuffer_freeze(input, 0);
     bufferevent_setwatermark(c->bev, EV_READ, 0, MOST_AHEAD);
+    c->bad = 2;
 }
 
 static void scan(struct pyle_http_conn *c, struct evbuffer *input)
@@ -973,8 +992,14 @@ static void on_input(struct evbuffer *input, const struct evbuffer_cb_info *info
 {
     struct pyle_http_conn *c = arg;
 
-    if (c->bad)
+    if (c->bad) { /* and evhttp should have ended it */
+        if (c->bad > 1 && info->n_added && info->orig_size == 0 && !c->r &&
+            evbuffer_get_length(bufferevent_get_output(c->bev)) == 0) {
+            c->refused = c->s->refuses = 1;
+            event_active(&c->s->adopt_event, EV_TIMEOUT, 1);
+        }
         return;
+    }
     pyle_scan_drained(&c->scan, info->n_deleted);
     if (info->n_added)
         scan(c, input);
@@ -1087,6 +1112,7 @@ static void on_request(struct evhttp_request *req, void *arg)
     r->plain = c->plain;
     r->route = route->token;
     r->dropped = on_dropped;
+    r->error = EVREQ_HTTP_EOF;
     c->r = r;
     req->flags |= EVHTTP_REQ_DEFER_FREE;
     evhttp_request_set_on_complete_cb(req, on_complete, c);
@@ -1212,6 +1238,7 @@ static void on_chunk(struct evhttp_connection *evcon, void *arg)
     if (!r)
         return;
     restart_timer(c);
+    r->waiting = 0;
     if (r->chunks > r->chunks_written) {
         r->chunks_written = r->chunks;
         tell(r, PYLE_HTTP_CHUNK);
@@ -1228,12 +1255,13 @@ static int put_chunk(struct pyle_request *r, struct evbuffer *data, int callback
         return PYLE_RANGE;
     r->chunks += callback != 0;
     if (n == 0 || !needs_body(r->req->response_code, r->req->type)) {
-        if (callback && evbuffer_get_length(bufferevent_get_output(c->bev)) == 0)
-            on_chunk(c->evcon, c); /* there is nothing to wait for */
+        if (callback && !r->waiting) /* there is nothing to wait for */
+            on_chunk(c->evcon, c);
         return 0;
     }
     if (r->left >= 0)
         r->left -= (long long)n;
+    r->waiting = 1;
     write_soon(c);
     pyle_went_short();
     evhttp_send_reply_chunk_with_cb(r->req, data, on_chunk, c);
@@ -1400,8 +1428,6 @@ int pyle_http_take_over(struct pyle_request *r, struct pyle_bev *pv)
         dup2(null, c->fd);
         r->answered = 2;
         c->taken = 1;
-        if (evbuffer_get_length(bufferevent_get_input(to)) > 0)
-            bufferevent_trigger(to, EV_READ, BEV_TRIG_DEFER_CALLBACKS | BEV_TRIG_IGNORE_WATERMARKS);
     } else {
         close(fd);
     }
