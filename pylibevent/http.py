@@ -219,7 +219,7 @@ def _name(text: str) -> bytes:
 # ---- requests ----
 
 
-def optional(value: Any, name: str) -> Any:
+def _optional(value: Any, name: str) -> Any:
     return None if value is None else function(value, name)
 
 
@@ -271,9 +271,9 @@ class HttpRequest(Handle):
         (evhttp_request_set_error_cb)."""
         self._first_init()
         self._start(function(callback), args)
-        self._chunked: Callable[..., object] | None = optional(chunked, "chunked")
-        self._header: Callable[..., object] | None = optional(header, "header")
-        self._error_cb: Callable[..., object] | None = optional(error, "error")
+        self._chunked: Callable[..., object] | None = _optional(chunked, "chunked")
+        self._header: Callable[..., object] | None = _optional(header, "header")
+        self._error_cb: Callable[..., object] | None = _optional(error, "error")
         self._connection: HttpConnection | None = None
         self._error: HttpError | None = None
         self._exception: Exception | None = None
@@ -299,7 +299,7 @@ class HttpRequest(Handle):
         return not lib.pyle_request_ptr(self._ptr)
 
     def close(self) -> None:
-        """The same as `cancel()`."""
+        """The same as `cancel()` (evhttp_cancel_request)."""
         self.cancel()
 
     def cancel(self) -> None:
@@ -319,7 +319,8 @@ class HttpRequest(Handle):
     def take_over(self) -> BufferEvent:
         """In the callback: takes the connection from evhttp, after a 101 for the protocol that it has
         been switched to, or after a CONNECT for what is at the other end. What the server has sent
-        since is in the BufferEvent's input; the next request makes another connection.
+        since is in the BufferEvent's input; the next request makes another connection
+        (evhttp_connection_get_bufferevent).
 
         LibeventError if there is none to be taken, or it has TLS.
         """
@@ -345,7 +346,7 @@ class HttpRequest(Handle):
 
     @property
     def base(self) -> EventBase | None:
-        """The base whose loop calls back, once it is made."""
+        """The base whose loop calls back, once it is made (evhttp_connection_get_base)."""
         return None if self._connection is None else self._connection.base
 
     @property
@@ -358,7 +359,8 @@ class HttpRequest(Handle):
     @property
     def error(self) -> HttpError | None:
         """Why it came to nothing (EVREQ_HTTP_*), None: it has not, so far. What kept it from
-        connecting is EVREQ_HTTP_TIMEOUT or EVREQ_HTTP_EOF, and in `exception`."""
+        connecting is EVREQ_HTTP_TIMEOUT or EVREQ_HTTP_EOF, and in `exception`
+        (evhttp_request_set_error_cb)."""
         return getattr(self, "_error", None)
 
     @property

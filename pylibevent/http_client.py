@@ -186,7 +186,8 @@ class HttpConnection(Handle):
 
     @property
     def tls(self) -> TLSConnection | None:
-        """What the TLS handshake has come to, as `BufferEvent.tls`; None without a connection."""
+        """What the TLS handshake has come to, as `BufferEvent.tls`; None without a connection
+        (bufferevent_openssl_get_ssl)."""
         tls = self._tls
         return tls if tls is not None and self.connected and tls._connected else None
 
