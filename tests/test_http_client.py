@@ -20,7 +20,7 @@ import pytest
 from common import few_rounds, measures_memory
 from conftest import RunUntil
 from faults import Fault, Faults, build, needs_faults
-from processes import in_child
+from processes import in_child, run
 from tls import Certificates
 
 from pylibevent import (
@@ -1778,6 +1778,52 @@ def test_connect_makes_a_tunnel_in_which_the_next_request_goes(
     peer.close()
     assert peer.results[0][0].startswith(b"CONNECT example.org:80 HTTP/1.1\r\n")
     assert len(peer.peers) == 1
+
+
+def page_through(link: Link) -> list[bytes]:
+    """As a proxy does it, and the server at the other end."""
+    requests = [link.answer(b"HTTP/1.1 200 Connected\r\n\r\n")]
+    requests.append(link.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\npage\n"))
+    link.wait_for_the_end()
+    return requests
+
+
+def test_the_example_gets_a_page_through_a_proxy(serve: Serve) -> None:
+    peer = serve(page_through)
+    proxy = f"http://127.0.0.1:{peer.port}"
+    done = run("http_connect.py", proxy, "http://www.example.org:81/page?q")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"page\n", b"200 OK\n")
+    peer.close()
+    tunnel, page = peer.results[0]
+    assert tunnel.startswith(b"CONNECT www.example.org:81 HTTP/1.1\r\nHost: www.example.org:81\r\n")
+    assert page.startswith(b"GET /page?q HTTP/1.1\r\nHost: www.example.org\r\n")
+
+
+@pytest.mark.parametrize(
+    ("reply", "complaint"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", b"the proxy said 403 Forbidden"),
+        (b"garbage\r\n", b"INVALID_HEADER"),
+    ],
+)
+def test_the_example_says_why_there_is_no_page(
+    serve: Serve, reply: bytes, complaint: bytes
+) -> None:
+    peer = serve(answers(reply))
+    done = run("http_connect.py", f"http://127.0.0.1:{peer.port}", "http://www.example.org/")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert complaint in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("proxy", "complaint"),
+    [("http://127.0.0.1:1", b"refused"), ("https://x/", b"not the URL"), ("://", b"http_connect")],
+)
+def test_the_example_says_what_is_wrong_with_the_proxy(proxy: str, complaint: bytes) -> None:
+    done = run("http_connect.py", proxy, "http://www.example.org/")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert complaint in done.stderr
+    assert b"Traceback" not in done.stderr
 
 
 def test_a_tunnel_may_be_taken_over(
