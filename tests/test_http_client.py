@@ -59,6 +59,7 @@ from pylibevent import (
     LibeventError,
     Timer,
     TLSContext,
+    lib,
 )
 
 CLOSING = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
@@ -1479,6 +1480,71 @@ def test_a_request_made_in_the_callback_of_a_failure_does_not_recurse(
 
         conn.make_request(HttpRequest(again))
         run_until(lambda: count == 2000, 30)
+
+
+@pytest.mark.parametrize("stage", ["header", "chunk", "done"])
+@pytest.mark.parametrize("what", ["conn", "base"])
+def test_all_may_end_in_a_loop_that_c_runs(serve: Serve, stage: str, what: str) -> None:
+    peer = serve(answers(CHUNKED + b"1\r\na\r\n0\r\n\r\n"))
+    ptr = lib.event_base_new()
+    borrowed = EventBase.from_ptr(ptr)
+    conn = connection(borrowed, peer)
+    happened: list[str] = []
+
+    def act(now: str) -> None:
+        happened.append(now)
+        if now == stage:
+            conn.close() if what == "conn" else borrowed.close()
+
+    request = HttpRequest(
+        lambda request: act("done"),
+        header=lambda request: act("header"),
+        chunked=lambda request: act("chunk"),
+    )
+    conn.make_request(request)
+    lib.event_base_dispatch(ptr)
+    assert happened[-1] == stage
+    assert conn.closed
+    borrowed.close()
+    lib.event_base_free(ptr)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_base_may_have_priorities(serve: Serve, n: int) -> None:
+    peer = serve(answers(OK))
+    with EventBase() as base:
+        base.priority_init(n)
+        with connection(base, peer) as conn:
+            conn.free_on_completion()
+            result = Result(base).make(conn)
+            base.dispatch()
+            assert result.body == b"ok"
+
+
+def test_callbacks_of_the_output_buffer_are_called_by_make_request_and_not_in_the_loop(
+    base: EventBase, serve: Serve, run_until: RunUntil
+) -> None:
+    peer = serve(answers(OK, OK))
+    changes: list[int] = []
+    with connection(base, peer) as conn:
+        result = Result(base)
+        result.request.output_buffer.add(b"body")
+        result.request.output_buffer.add_cb(lambda *args: changes.append(args[3]))
+        conn.make_request(result.request, EVHTTP_REQ_POST)
+        assert changes == [4]
+        run_until(lambda: result.over)
+        assert changes == [4]
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("no")
+
+        result = Result(base)
+        result.request.output_buffer.add(b"body")
+        result.request.output_buffer.add_cb(fail)
+        with pytest.raises(RuntimeError, match="no"):
+            conn.make_request(result.request, EVHTTP_REQ_POST)
+        run_until(lambda: result.over)
+        assert result.body == b"ok"
 
 
 def test_an_exception_goes_to_the_handler_with_the_request(

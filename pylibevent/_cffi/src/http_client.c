@@ -785,9 +785,9 @@ static void on_deliver(evutil_socket_t fd, short what, void *arg)
     }
     if (answer == PYLE_RETRY || answer == PYLE_ERROR)
         pyle_raise(pb);
-    put_exchange(x);
     pyle_release_pins();
     pyle_after(pb);
+    put_exchange(x);
 }
 
 /* ---- what Python calls ---- */
