@@ -7,6 +7,7 @@ import errno
 import gc
 import http.server
 import os
+import random
 import resource
 import socket
 import ssl
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from common import few_rounds, measures_memory
+from common import FUZZ, few_rounds, measures_memory
 from conftest import RunUntil
 from faults import Fault, Faults, build, needs_faults
 from processes import in_child, run
@@ -146,6 +147,10 @@ class Peer:
             except OSError as error:
                 self.errors.append(error)
                 sock.close()
+
+    @property
+    def over(self) -> bool:
+        return len(self.peers) == len(self._connections)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -936,6 +941,47 @@ def test_a_reply_that_is_none_fails_the_request_and_the_next_one_is_made_anew(
         result = fetch(conn)
         assert (result.code, result.error, result.calls) == (0, error, ["error", "done"])
         assert fetch(conn).body == b"ok"
+
+
+def mutated(rng: random.Random) -> bytes:
+    reply = bytearray(
+        rng.choice(
+            [
+                OK,
+                CHUNKED + b"3\r\nabc\r\n10\r\n0123456789abcdef\r\n0\r\nA: b\r\n\r\n",
+                b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
+                b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\nbody",
+                b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\nContent-Length: 3\r\n\r\nabc",
+            ]
+        )
+    )
+    for _ in range(rng.randrange(1, 6)):
+        at = rng.randrange(len(reply) + 1)
+        match rng.randrange(4):
+            case 0:
+                reply[at : at + 1] = rng.randbytes(1)
+            case 1:
+                reply[at:at] = rng.choice([b"\r\n", b"\n", b"\0", b":", b" ", b"-", b"f" * 20])
+            case 2:
+                del reply[at : at + rng.randrange(1, 20)]
+            case _:
+                reply[at:at] = reply[rng.randrange(len(reply) + 1) :]
+    return bytes(reply[:20_000])
+
+
+@pytest.mark.parametrize("seed", range(1 + FUZZ))
+def test_each_request_ends_whatever_the_server_says(
+    base: EventBase, serve: Serve, fetch: Fetch, seed: int
+) -> None:
+    rng = random.Random(seed)
+    peer = serve(*[answers_and_goes(mutated(rng)) for _ in range(500)])
+    with connection(base, peer, timeout=20) as conn:
+        codes = set()
+        while not peer.over:
+            result = fetch(conn, chunked=rng.choice([None, True]))
+            assert (result.code == 0) == (result.error is not None)
+            codes.add(result.code)
+    assert {0, 200} <= codes
 
 
 @pytest.mark.parametrize("chunked", [None, True])
