@@ -40,6 +40,7 @@ from pylibevent import (
     EVHTTP_REQ_POST,
     EVHTTP_REQ_PUT,
     EVHTTP_REQ_TRACE,
+    EVLOOP_ONCE,
     EVREQ_HTTP_BUFFER_ERROR,
     EVREQ_HTTP_DATA_TOO_LONG,
     EVREQ_HTTP_EOF,
@@ -58,6 +59,7 @@ from pylibevent import (
     HttpRequest,
     HttpServer,
     LibeventError,
+    Listener,
     Timer,
     TLSContext,
     lib,
@@ -449,6 +451,7 @@ def test_a_file_is_sent_as_the_body(
         (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b""),
         (b"HTTP/1.1 200\r\nContent-Length: 1\r\n\r\nx", b"x"),
         (b"HTTP/1.1 200 OK\nContent-Length: 1\n\nx", b"x"),
+        (b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\nContent-Length: 1\r\n\r\nx", b"x"),
     ],
 )
 def test_a_body_ends_where_its_headers_say(
@@ -710,6 +713,27 @@ def test_a_uri_that_would_break_the_request_is_a_value_error(base: EventBase, ur
         with pytest.raises(ValueError, match="URI"):
             conn.make_request(request, EVHTTP_REQ_GET, uri)
         assert request.connection is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("A", "b\r\nX: y"),
+        ("A", "b\n"),
+        ("A", "b\0"),
+        ("A\r\nX", "b"),
+        ("A b", "c"),
+        ("", "x"),
+        ("A:", "b"),
+    ],
+)
+def test_a_header_that_would_break_the_request_is_a_value_error(name: str, value: str) -> None:
+    headers = HttpRequest(print).output_headers
+    with pytest.raises(ValueError, match="header"):
+        headers[name] = value
+    with pytest.raises(ValueError, match="header"):
+        headers.add(name, value)
+    assert not headers
 
 
 @pytest.mark.parametrize("method", [0, -1, 3, 1 << 20])
@@ -2122,6 +2146,127 @@ def test_in_a_child_the_base_may_be_closed_at_once(
         go_on.set()
         run_until(lambda: result.over)
         assert result.body == b"ok"
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_requests_that_wait_are_made_by_parent_and_child(
+    base: EventBase, standard: int, run_until: RunUntil
+) -> None:
+    with HttpConnection(base, "127.0.0.1", standard) as conn:
+        results = [Result(base).make(conn) for _ in range(3)]
+
+        def end() -> None:
+            run_until(lambda: all(result.over for result in results))
+            assert [result.code for result in results] == [200] * 3
+
+        def child() -> None:
+            base.reinit()
+            end()
+            base.close()
+
+        in_child(child)
+        end()
+
+
+# ---- all at once ----
+
+
+class Oops(Exception):
+    pass
+
+
+class Chaos:
+    """Connections, a server in the same loop, and callbacks that do anything to any of them."""
+
+    def __init__(self, base: EventBase, seed: int) -> None:
+        self.base = base
+        self.rng = random.Random(seed)
+        self.listener = Listener.bind(base, self.on_accept, ("127.0.0.1", 0))
+        self.port = self.listener.address[1]
+        self.conns = [self.connection() for _ in range(3)]
+        self.requests: list[HttpRequest] = []
+        self.left = 300
+        self.make()
+
+    def connection(self) -> HttpConnection:
+        conn = HttpConnection(
+            self.base,
+            self.rng.choice(["127.0.0.1", "localhost"]),
+            self.port if self.rng.random() < 0.9 else 1,
+            timeout=0.05,
+            retries=self.rng.randrange(3),
+            initial_retry=0.001,
+            flags=self.rng.choice([0, EVHTTP_CON_READ_ON_WRITE_ERROR]),
+        )
+        conn.set_closecb(self.act)
+        return conn
+
+    def on_accept(self, _listener: Listener, fd: int, _address: object) -> None:
+        bev = BufferEvent.socket(self.base, fd)
+        bev.setcb(read=self.on_read, event=lambda bev, what: bev.close())
+        bev.enable(EV_READ)
+
+    def on_read(self, bev: BufferEvent) -> None:
+        bev.read()
+        chance = self.rng.random()
+        if chance < 0.9:
+            bev.write(OK if self.rng.random() < 0.4 else mutated(self.rng))
+        if 0.6 < chance < 0.8:
+            bev.close_after_write()
+        elif 0.8 < chance < 0.95:
+            bev.close()
+
+    def make(self) -> None:
+        if self.left > 0:
+            self.left -= 1
+            act = self.act
+            request = HttpRequest(
+                act,
+                header=self.rng.choice([None, act, lambda request: act(request) or False]),
+                chunked=self.rng.choice([None, act]),
+                error=self.rng.choice([None, act]),
+            )
+            request.output_buffer.add(b"x" * self.rng.choice([0, 1, 100_000]))
+            self.rng.choice(self.conns).make_request(request, EVHTTP_REQ_POST)
+            self.requests = [*self.requests[-9:], request]
+
+    def act(self, *_: object) -> None:
+        match self.rng.randrange(12):
+            case 0 | 1 | 2:
+                self.make()
+            case 3:
+                self.rng.choice(self.requests).cancel()
+            case 4:
+                at = self.rng.randrange(3)
+                self.conns[at].close()
+                self.conns[at] = self.connection()
+            case 5:
+                raise Oops
+            case 6:
+                self.rng.choice(self.conns).free_on_completion()
+            case 7:
+                gc.collect()
+            case 8:
+                self.rng.choice(self.requests).read()
+
+    def step(self) -> None:
+        self.conns = [self.connection() if conn.closed else conn for conn in self.conns]
+        try:
+            self.act()
+            self.make()
+            self.base.loop(EVLOOP_ONCE)
+        except (Oops, ClosedError):
+            pass
+
+
+@pytest.mark.parametrize("seed", range(3 + 30 * FUZZ))
+def test_anything_may_be_done_to_any_of_them_at_any_moment(base: EventBase, seed: int) -> None:
+    chaos = Chaos(base, seed)
+    while chaos.left > 0:
+        chaos.step()
+    for conn in chaos.conns[1:]:
+        conn.close()
+    base.close()
 
 
 # ---- real servers ----

@@ -963,13 +963,15 @@ static int open_link(struct pyle_client *c, const char *address, int port, struc
         return PYLE_SYS;
     if (pyle_store_fill(&store, 12, 1024) < 0)
         return PYLE_NOMEM;
-    if (tls && !(bev = hooks->open(tls, c->pb->base, -1, NULL, PYLE_TLS_NO_AHEAD)))
+    if (tls && !(bev = hooks->open(tls, c->pb->base, -1, NULL, 0)))
         rc = PYLE_NOMEM;
     if (rc == 0 && !(c->evcon = evhttp_connection_base_bufferevent_new(c->pb->base, NULL, bev, address,
                                                                        (ev_uint16_t)port)))
         rc = PYLE_NOMEM;
     if (rc == 0) {
         c->tls = tls;
+        if (tls)
+            hooks->no_ahead(tls); /* evhttp's callbacks are libevent's alone */
         c->bev = evhttp_connection_get_bufferevent(c->evcon);
         c->connected = c->dead = 0;
         c->link_gen = pyle_fork_gen;

@@ -452,8 +452,7 @@ static struct bufferevent *open_on(struct pyle_tls *tls, struct event_base *base
                                                    : BUFFEREVENT_SSL_CONNECTING;
     struct bufferevent *bev;
 
-    SSL_set_read_ahead(tls->ssl, under == NULL && !(options & PYLE_TLS_NO_AHEAD)); /* a record in one read, not in two */
-    options &= ~PYLE_TLS_NO_AHEAD;
+    SSL_set_read_ahead(tls->ssl, under == NULL); /* a record in one read, not in two */
     tls->finalizer = event_new(base, -1, 0, on_nothing, tls);
     if (!tls->finalizer)
         return NULL;
@@ -606,9 +605,15 @@ static int event(struct pyle_tls *tls, struct bufferevent *bev, int what, int er
     return what;
 }
 
+static void no_ahead(struct pyle_tls *tls)
+{
+    SSL_set_read_ahead(tls->ssl, 0);
+}
+
 const struct pyle_tls_hooks *pyle_tls_hooks(void)
 {
-    static const struct pyle_tls_hooks hooks = {open_on, leave, release, notify, pending, take, event};
+    static const struct pyle_tls_hooks hooks = {open_on, leave, release, notify,
+                                                pending, take,  event,   no_ahead};
 
     return &hooks;
 }
