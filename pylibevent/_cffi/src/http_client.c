@@ -28,7 +28,8 @@ struct pyle_client {
     int state;                 /* of the first in the queue: IDLE: nothing is done about it yet */
     struct pyle_exchange *first, **end; /* the queue */
     struct pyle_exchange *all; /* and those that are yet to be told how they ended */
-    struct pyle_exchange *running; /* evhttp has it */
+    struct pyle_exchange *running; /* evhttp works on it */
+    struct pyle_exchange *at_evhttp; /* the same, or what it has yet to be freed of; counted */
     struct evhttp_connection *evcon; /* or NULL */
     struct bufferevent *bev;   /* its */
     struct pyle_tls *tls;      /* its */
@@ -66,7 +67,7 @@ struct pyle_exchange {
     int type;
     char *uri;
     int wants;                 /* PYLE_HTTP_WANTS_* */
-    int queued, at_evhttp, over, done;
+    int queued, over, done;
     int switched;              /* the connection may be another protocol's from here on */
     int informed;              /* so many 1xx */
     int n_headers;             /* of its reply */
@@ -149,9 +150,9 @@ static void end_exchange(struct pyle_exchange *x)
 
 static void give_back(struct pyle_exchange *x)
 {
-    if (!x->at_evhttp)
+    if (x->c->at_evhttp != x)
         return;
-    x->at_evhttp = 0;
+    x->c->at_evhttp = NULL;
     x->r->req->evcon = NULL;
     put_exchange(x);
 }
@@ -256,7 +257,6 @@ static void free_link(struct pyle_client *c)
 {
     const struct pyle_tls_hooks *hooks = pyle_get_tls_hooks();
     struct evhttp_connection *evcon = c->evcon;
-    struct pyle_exchange *x = c->running;
     struct pyle_tls *tls = c->tls;
 
     c->dead = c->switched = 0;
@@ -281,8 +281,8 @@ static void free_link(struct pyle_client *c)
     evhttp_connection_free(evcon);
     if (tls)
         hooks->release(tls);
-    if (x)
-        give_back(x);
+    if (c->at_evhttp)
+        give_back(c->at_evhttp);
 }
 
 static void on_closed(struct evhttp_connection *evcon, void *arg)
@@ -575,7 +575,7 @@ static void let_evhttp_go_on(struct pyle_client *c, struct pyle_exchange *x)
     evhttp_request_set_header_cb(req, on_headers);
     evhttp_request_set_chunked_cb(req, x->wants & PYLE_HTTP_WANTS_CHUNKS ? on_chunk : NULL);
     evhttp_connection_set_max_headers_size(c->evcon, (ev_ssize_t)c->max_headers);
-    x->at_evhttp = 1;
+    c->at_evhttp = x;
     x->refs += 2;
     pyle_went_short();
     errno = 0;
