@@ -357,7 +357,7 @@ class HttpConnection(Handle):
     def flags(self) -> HttpConnectionFlags:
         """EVHTTP_CON_REUSE_CONNECTED_ADDR: the name is looked up once.
         EVHTTP_CON_READ_ON_WRITE_ERROR: what the server has answered is read even if the rest of a
-        request does not go out (evhttp_connection_set_flags)."""
+        request does not go out; without TLS (evhttp_connection_set_flags)."""
         return HttpConnectionFlags(self._flags)
 
     @flags.setter

@@ -41,6 +41,7 @@ struct pyle_client {
     int inside;                /* evhttp is up the stack: so many callbacks of Python's */
     int told;                  /* bits: 1: the connection has closed, 2: Python wants to know */
     int bound;
+    int nudge;                 /* evhttp waits until nothing is written, of which TLS does not tell */
     bufferevent_event_cb connect_cb; /* evhttp's, while it connects */
     void *connect_arg;
     int error;                 /* the errno of a connect that failed; -1: Python knows */
@@ -259,7 +260,7 @@ static void free_link(struct pyle_client *c)
     struct evhttp_connection *evcon = c->evcon;
     struct pyle_tls *tls = c->tls;
 
-    c->dead = c->switched = 0;
+    c->dead = c->switched = c->nudge = 0;
     if (!evcon)
         return;
     if (c->connected && !c->closed && c->link_gen == pyle_fork_gen) {
@@ -498,6 +499,9 @@ static int on_headers(struct evhttp_request *req, void *arg)
             return refuse(x, EVREQ_HTTP_DATA_TOO_LONG);
         evhttp_clear_headers(req->input_headers);
         req->response_code = 100;
+        c->nudge = c->tls && evbuffer_get_length(req->output_buffer) == 0;
+        if (c->nudge)
+            soon(c);
         return 0;
     }
     if (code >= 200 && code != 204 && code != 304 && x->type != EVHTTP_REQ_HEAD &&
@@ -700,6 +704,9 @@ static void on_step(evutil_socket_t fd, short what, void *arg)
         if (x && x == c->running)
             finish(x, x->refused ? x->refused : EVREQ_HTTP_EOF + 1, x->system_error);
     }
+    if (c->nudge && c->evcon)
+        bufferevent_trigger(c->bev, EV_WRITE, 0);
+    c->nudge = 0;
     off_the_dead(c);
     if (!pyle_exiting && !c->pb->closed)
         tell_closed(c);
@@ -977,7 +984,9 @@ static int open_link(struct pyle_client *c, const char *address, int port, struc
         c->link_gen = pyle_fork_gen;
         evbuffer_add_cb(bufferevent_get_input(c->bev), on_input, c);
         evhttp_connection_set_closecb(c->evcon, on_closed, c);
-        evhttp_connection_set_flags(c->evcon, c->flags & EVHTTP_CON_READ_ON_WRITE_ERROR);
+        /* With TLS there is nothing to be read then, and evhttp's callback for what is written comes,
+         * deferred, while it reads: that ends the process. */
+        evhttp_connection_set_flags(c->evcon, tls ? 0 : c->flags & EVHTTP_CON_READ_ON_WRITE_ERROR);
         set_timeout(c);
         if (!*local && c->local_port)
             local = strchr(address, ':') ? "::" : "0.0.0.0";
