@@ -788,24 +788,39 @@ def test_an_exception_in_the_middle_of_a_reply_ends_the_connection(
 def test_exceptions_of_the_other_callbacks_go_their_way_too(
     server: HttpServer, client: Client, run_until: RunUntil
 ) -> None:
-    def fail(request: HttpServerRequest, what: str) -> None:
-        raise LookupError(what)
+    def fail(request: HttpServerRequest) -> None:
+        raise LookupError("complete")
 
     def handler(request: HttpServerRequest) -> None:
-        request.on_complete(fail, "complete")
-        request.send_reply_start(200)
-        request.send_reply_chunk(b"abc", fail, "chunk")
-        kept.append(request)
+        request.on_complete(fail)
+        request.send_reply(200, None, b"abc")
 
-    kept: list[HttpServerRequest] = []
+    server.set_cb("/", handler)
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    with pytest.raises(LookupError, match="complete"):
+        run_until(lambda: None)
+    assert client.reply().body == b"abc"
+
+
+def test_an_exception_where_the_next_part_was_to_be_made_ends_the_connection(
+    server: HttpServer, client: Client, run_until: RunUntil
+) -> None:
+    errors: list[HttpError] = []
+
+    def fail(request: HttpServerRequest) -> None:
+        raise LookupError("chunk")
+
+    def handler(request: HttpServerRequest) -> None:
+        request.on_error(lambda request, error: errors.append(error))
+        request.send_reply_start(200)
+        request.send_reply_chunk(b"abc", fail)
+
     server.set_cb("/", handler)
     client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     with pytest.raises(LookupError, match="chunk"):
         run_until(lambda: None)
-    kept.pop().send_reply_end()
-    with pytest.raises(LookupError, match="complete"):
-        run_until(lambda: None)
-    assert client.reply().body == b"abc"
+    assert client.end().endswith(b"3\r\nabc\r\n")
+    run_until(lambda: errors == [EVREQ_HTTP_REQUEST_CANCEL])
 
 
 def test_the_client_gets_a_500_for_a_request_that_was_dropped(
