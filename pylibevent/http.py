@@ -114,6 +114,9 @@ class HttpHeaders(MutableMapping[str, str]):
 
     __slots__ = ("_input", "_request")
 
+    _input: int
+    _request: HttpRequest
+
     def __init__(self, *_: object) -> None:
         raise TypeError("those of a request are its .headers and .output_headers")
 
@@ -452,11 +455,12 @@ class HttpServerRequest(HttpRequest):
         to be right, a Transfer-Encoding is not the handler's: ValueError.
         """
         line = _REASONS.get(code, b"") if reason is None else _latin(reason, "reason")
+        memory: Any = body
         if body is None:
-            body = b""
+            memory = b""
         elif type(body) is not bytes:
-            body = self._body(body)
-        rc = _reply(self._ptr, _code(code), line, len(line), body, len(body))
+            memory = self._body(body)
+        rc = _reply(self._ptr, _code(code), line, len(line), memory, len(memory))
         if rc < 0:
             self._refused(rc, "evhttp_send_reply")
 
@@ -676,8 +680,8 @@ class _Route:
 
 
 class HttpBoundSocket(Handle):
-    """Where an HttpServer listens (struct evhttp_bound_socket). It is the server's, which closes it in
-    the end."""
+    """Where an HttpServer listens (struct evhttp_bound_socket). It is the server's, which closes it
+    in the end."""
 
     __slots__ = ("_server",)
 
@@ -847,7 +851,9 @@ class HttpServer(Handle):
             sock.detach()
         return bound
 
-    def _listen(self, where: Any, length: int, fd: int, flags: int, backlog: int) -> HttpBoundSocket:
+    def _listen(
+        self, where: Any, length: int, fd: int, flags: int, backlog: int
+    ) -> HttpBoundSocket:
         function = "evhttp_bind_socket_with_handle" if where else "evhttp_accept_socket_with_handle"
         bound = HttpBoundSocket._new(self)
         rc = lib.pyle_bound_open(bound._ptr, where, length, fd, flags, _backlog(backlog))

@@ -77,15 +77,14 @@ def bind(fault: Fault) -> None:
 
 
 def settings(fault: Fault) -> None:
-    with EventBase() as base, HttpServer(base) as server, HttpServer(base) as vhost:
-        with fault:
-            server.set_cb("/a", print)
-            server.del_cb("/a")
-            server.set_gencb(print)
-            server.set_gencb(None)
-            server.add_server_alias("a")
-            server.default_content_type = "text/plain"
-            server.add_virtual_host("b", vhost)
+    with EventBase() as base, HttpServer(base) as server, HttpServer(base) as vhost, fault:
+        server.set_cb("/a", print)
+        server.del_cb("/a")
+        server.set_gencb(print)
+        server.set_gencb(None)
+        server.add_server_alias("a")
+        server.default_content_type = "text/plain"
+        server.add_virtual_host("b", vhost)
 
 
 def request(fault: Fault) -> None:
@@ -166,9 +165,7 @@ def test_no_memory_for_a_call_is_told(faults: Faults, case: Case) -> None:
     ],
     ids=lambda case: case.__name__,
 )
-def test_no_memory_for_a_request_costs_that_connection_at_most(
-    faults: Faults, case: Case
-) -> None:
+def test_no_memory_for_a_request_costs_that_connection_at_most(faults: Faults, case: Case) -> None:
     faults.each(case, tolerated=True)
 
 
