@@ -606,7 +606,7 @@ def test_an_answer_that_was_interrupted_is_given_or_not(base: EventBase, how: st
     with HttpServer(base) as server:
         server.set_cb("/", answer)
         server.bind("127.0.0.1", 0)
-        for step in each_step():
+        for step in each_step():  # noqa: B007  # the handler has it
             with a_request(server) as sock:
                 if how == "take over":
                     base.loop(EVLOOP_ONCE)
