@@ -7,6 +7,7 @@ import http.client
 import os
 import resource
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -1636,3 +1637,106 @@ def test_all_may_be_closed_where_a_bufferevent_is_asked_for(
     while not server.closed:
         base.loop(EVLOOP_ONCE)
     few_rounds(base)
+
+
+class Handshake:
+    """A TLS client in this thread, by the standard library's ssl."""
+
+    def __init__(
+        self, server: HttpServer, run_until: RunUntil, certificates: tls.Certificates
+    ) -> None:
+        sock = socket.create_connection(server.bound_sockets[0].address)
+        sock.setblocking(False)
+        self.sock = certificates.for_client().wrap_socket(
+            sock, server_hostname="localhost", do_handshake_on_connect=False
+        )
+        run_until(lambda: self._try(self.sock.do_handshake) is not False)
+
+    def _try(self, function: Callable[[], Any]) -> Any:
+        try:
+            return function()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+
+    def read(self) -> Any:
+        return self._try(lambda: self.sock.recv(100_000))
+
+
+def test_a_tls_client_that_goes_while_the_reply_is_made_is_seen(
+    secure: HttpServer, run_until: RunUntil, certificates: tls.Certificates
+) -> None:
+    errors: list[HttpError] = []
+    secure.set_cb("/", lambda request: request.on_error(lambda _, error: errors.append(error)))
+    peer = Handshake(secure, run_until, certificates)
+    peer.sock.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    run_until(lambda: lib.pyle_alive(lib.PYLE_REQUESTS))
+    peer.sock.close()
+    run_until(lambda: errors == [EVREQ_HTTP_EOF])
+
+
+def test_what_a_tls_client_sends_while_the_reply_is_made_is_bounded_and_not_lost(
+    secure: HttpServer, run_until: RunUntil, certificates: tls.Certificates, base: EventBase
+) -> None:
+    kept: list[HttpServerRequest] = []
+    answered: list[str] = []
+
+    def handler(request: HttpServerRequest) -> None:
+        if request.uri == "/first":
+            kept.append(request)
+            return
+        answered.append(request.uri)
+        request.send_reply(200)
+
+    secure.set_gencb(handler)
+    peer = Handshake(secure, run_until, certificates)
+    sent = 0
+    peer.sock.send(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+    run_until(lambda: kept)
+    one = b"GET /a HTTP/1.1\r\nHost: a\r\nA: " + b"x" * 15000 + b"\r\n\r\n"
+    for _ in range(2000):
+        n = peer._try(lambda: peer.sock.send(one))
+        few_rounds(base, 3)
+        if n is False:
+            break
+        assert n == len(one)
+        sent += 1
+    else:
+        raise AssertionError(f"{sent} requests are in memory")
+    kept.pop().send_reply(200)
+
+    def all_answered() -> bool:
+        peer.read()
+        return len(answered) >= sent
+
+    run_until(all_answered)
+    peer.sock.close()
+
+
+@pytest.mark.parametrize("when", ["idle", "asked", "handshake"])
+@pytest.mark.parametrize("what", ["server", "base"])
+def test_tls_connections_end_with_the_server(
+    secure: HttpServer,
+    run_until: RunUntil,
+    certificates: tls.Certificates,
+    base: EventBase,
+    what: str,
+    when: str,
+) -> None:
+    kept: list[HttpServerRequest] = []
+    secure.set_gencb(kept.append)
+    if when == "handshake":
+        with socket.create_connection(secure.bound_sockets[0].address) as sock:
+            few_rounds(base)
+            {"server": secure, "base": base}[what].close()
+            assert sock.recv(100) == b""
+            return
+    peer = Handshake(secure, run_until, certificates)
+    if when == "asked":
+        peer.sock.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        run_until(lambda: kept)
+    {"server": secure, "base": base}[what].close()
+    few_rounds(base)
+    peer.sock.setblocking(True)
+    assert peer.sock.recv(100) == b""  # with a close_notify: else it is an SSLEOFError
+    peer.sock.close()
+    assert all(request.closed for request in kept)
