@@ -117,6 +117,9 @@ class HttpHeaders(MutableMapping[str, str]):
 
     __slots__ = ("_input", "_request")
 
+    _input: int
+    _request: HttpRequest
+
     def __init__(self, *_: object) -> None:
         raise TypeError("those of a request are its .headers and .output_headers")
 
@@ -318,8 +321,8 @@ class HttpRequest(Handle):
     # ---- a client's ----
 
     def take_over(self) -> BufferEvent:
-        """In the callback: takes the connection from evhttp, after a 101 for the protocol that it has
-        been switched to, or after a CONNECT for what is at the other end. What the server has sent
+        """In the callback: takes the connection from evhttp, after a 101 for the protocol that it
+        was switched to, or after a CONNECT for what is at the other end. What the server has sent
         since is in the BufferEvent's input; the next request makes another connection
         (evhttp_connection_get_bufferevent).
 
@@ -485,7 +488,7 @@ class HttpRequest(Handle):
         return buffer
 
     def read(self) -> bytes:
-        """Takes all that is in `input_buffer`: the body."""
+        """Takes all that is in `input_buffer`: the body (evbuffer_remove)."""
         buffer = self.input_buffer
         return buffer.remove(len(buffer)) or b""
 
@@ -522,12 +525,13 @@ class HttpServerRequest(HttpRequest):
 
     @property
     def server(self) -> HttpServer:
-        """The server, or the virtual host, whose handler has got it."""
+        """The server, or the virtual host, whose handler has got it
+        (evhttp_connection_get_server)."""
         return self._server
 
     @property
     def remote(self) -> tuple[str, int]:
-        """Where it came from: address and port."""
+        """Where it came from: address and port (evhttp_connection_get_peer)."""
         address = self._text(lib.PYLE_REQUEST_REMOTE, "evhttp_connection_get_peer")
         port = self._number(lib.PYLE_REQUEST_PORT, "evhttp_connection_get_peer")
         return address or "", port
@@ -554,11 +558,12 @@ class HttpServerRequest(HttpRequest):
         to be right, a Transfer-Encoding is not the handler's: ValueError.
         """
         line = _REASONS.get(code, b"") if reason is None else _latin(reason, "reason")
+        memory: Any = body
         if body is None:
-            body = b""
+            memory = b""
         elif type(body) is not bytes:
-            body = self._body(body)
-        rc = _reply(self._ptr, _code(code), line, len(line), body, len(body))
+            memory = self._body(body)
+        rc = _reply(self._ptr, _code(code), line, len(line), memory, len(memory))
         if rc < 0:
             self._refused(rc, "evhttp_send_reply")
 
@@ -639,7 +644,8 @@ class HttpServerRequest(HttpRequest):
         after the headers of the reply, and its input has what the client has sent since. A reply
         that has not begun is a 101, with the `output_headers`; to a CONNECT, begin one with 200.
 
-        The request is over with that. Not with TLS (LibeventError).
+        The request is over with that (evhttp_connection_get_bufferevent). Not with TLS
+        (LibeventError).
         """
         from .bufferevent import BufferEvent
 
@@ -778,8 +784,8 @@ class _Route:
 
 
 class HttpBoundSocket(Handle):
-    """Where an HttpServer listens (struct evhttp_bound_socket). It is the server's, which closes it in
-    the end."""
+    """Where an HttpServer listens (struct evhttp_bound_socket). It is the server's, which closes it
+    in the end."""
 
     __slots__ = ("_server",)
 
@@ -949,7 +955,9 @@ class HttpServer(Handle):
             sock.detach()
         return bound
 
-    def _listen(self, where: Any, length: int, fd: int, flags: int, backlog: int) -> HttpBoundSocket:
+    def _listen(
+        self, where: Any, length: int, fd: int, flags: int, backlog: int
+    ) -> HttpBoundSocket:
         function = "evhttp_bind_socket_with_handle" if where else "evhttp_accept_socket_with_handle"
         bound = HttpBoundSocket._new(self)
         rc = lib.pyle_bound_open(bound._ptr, where, length, fd, flags, _backlog(backlog))

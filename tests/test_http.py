@@ -7,6 +7,7 @@ import http.client
 import os
 import resource
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -398,15 +399,13 @@ def test_lengths_have_to_be_right(server: HttpServer, client: Client) -> None:
 def test_a_reply_is_sent_once(server: HttpServer, client: Client) -> None:
     def handler(request: HttpServerRequest) -> None:
         request.send_reply(200, None, b"one")
-        for again in (
-            lambda: request.send_reply(200),
-            lambda: request.send_error(500),
-            lambda: request.send_reply_start(200),
-            lambda: request.send_reply_chunk(b"a"),
-            request.send_reply_end,
-        ):
+        for send in (request.send_reply, request.send_error, request.send_reply_start):
             with pytest.raises(ClosedError):
-                again()
+                send(200)
+        with pytest.raises(ClosedError):
+            request.send_reply_chunk(b"a")
+        with pytest.raises(ClosedError):
+            request.send_reply_end()
 
     server.set_cb("/", handler)
     for _ in range(2):
@@ -788,24 +787,39 @@ def test_an_exception_in_the_middle_of_a_reply_ends_the_connection(
 def test_exceptions_of_the_other_callbacks_go_their_way_too(
     server: HttpServer, client: Client, run_until: RunUntil
 ) -> None:
-    def fail(request: HttpServerRequest, what: str) -> None:
-        raise LookupError(what)
+    def fail(request: HttpServerRequest) -> None:
+        raise LookupError("complete")
 
     def handler(request: HttpServerRequest) -> None:
-        request.on_complete(fail, "complete")
-        request.send_reply_start(200)
-        request.send_reply_chunk(b"abc", fail, "chunk")
-        kept.append(request)
+        request.on_complete(fail)
+        request.send_reply(200, None, b"abc")
 
-    kept: list[HttpServerRequest] = []
+    server.set_cb("/", handler)
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    with pytest.raises(LookupError, match="complete"):
+        run_until(lambda: None)
+    assert client.reply().body == b"abc"
+
+
+def test_an_exception_where_the_next_part_was_to_be_made_ends_the_connection(
+    server: HttpServer, client: Client, run_until: RunUntil
+) -> None:
+    errors: list[HttpError] = []
+
+    def fail(request: HttpServerRequest) -> None:
+        raise LookupError("chunk")
+
+    def handler(request: HttpServerRequest) -> None:
+        request.on_error(lambda request, error: errors.append(error))
+        request.send_reply_start(200)
+        request.send_reply_chunk(b"abc", fail)
+
     server.set_cb("/", handler)
     client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     with pytest.raises(LookupError, match="chunk"):
         run_until(lambda: None)
-    kept.pop().send_reply_end()
-    with pytest.raises(LookupError, match="complete"):
-        run_until(lambda: None)
-    assert client.reply().body == b"abc"
+    assert client.end().endswith(b"3\r\nabc\r\n")
+    run_until(lambda: errors == [EVREQ_HTTP_REQUEST_CANCEL])
 
 
 def test_the_client_gets_a_500_for_a_request_that_was_dropped(
@@ -1035,10 +1049,14 @@ def test_what_came_behind_the_request_is_taken_over_too(
 ) -> None:
     got: list[bytes] = []
 
+    def on_read(bev: BufferEvent) -> None:
+        got.append(bytes(bev.input))
+        bev.close()
+
     def handler(request: HttpServerRequest) -> None:
         request.send_reply_start(200, "Connection established")
         bev = request.take_over()
-        bev.setcb(lambda bev: got.append(bytes(bev.input)) or bev.close(), None, None)
+        bev.setcb(on_read, None, None)
         bev.enable(EV_READ)
 
     server.allowed_methods = EVHTTP_REQ_CONNECT
@@ -1050,9 +1068,7 @@ def test_what_came_behind_the_request_is_taken_over_too(
 # ---- the server's settings ----
 
 
-def test_methods_that_are_not_allowed_are_refused(
-    server: HttpServer, connect: MakeClient
-) -> None:
+def test_methods_that_are_not_allowed_are_refused(server: HttpServer, connect: MakeClient) -> None:
     server.set_gencb(hello)
     assert connect().ask("PATCH /").status == 501
     server.allowed_methods = EVHTTP_REQ_PATCH | EVHTTP_REQ_OPTIONS
@@ -1133,7 +1149,7 @@ def test_a_server_may_listen_at_several_places(
 
             def there() -> bool:
                 nonlocal data
-                data += received(sock)  # noqa: B023
+                data += received(sock)
                 return data.endswith(b"here")
 
             run_until(there)
@@ -1348,9 +1364,12 @@ def test_another_thread_is_told_that_it_is_one(server: HttpServer, client: Clien
 def test_a_request_dropped_by_another_thread_is_answered(
     server: HttpServer, client: Client
 ) -> None:
+    def drop(box: list[HttpServerRequest]) -> None:
+        started.wait()
+        box.clear()
+
     def handler(request: HttpServerRequest) -> None:
-        box = [request]
-        threads.append(threading.Thread(target=lambda: started.wait() and box.clear()))
+        threads.append(threading.Thread(target=drop, args=([request],)))
         threads[0].start()
 
     threads: list[threading.Thread] = []
@@ -1585,14 +1604,14 @@ def test_a_connection_that_has_no_bufferevent_is_closed(
 
     server.set_bevcb(fail)
     assert connect().end() == b""
-    server.set_bevcb(lambda base: None)
+    server.set_bevcb(lambda base: None)  # type: ignore[arg-type,return-value]
     assert connect().end() == b""
     first, second = BufferEvent.pair(base)
     server.set_bevcb(lambda base: first)
     assert connect().end() == b""
     first.close()
     second.close()
-    server.set_bevcb(lambda base: BufferEvent.socket(base))
+    server.set_bevcb(BufferEvent.socket)
     assert connect().ask("GET /").status == 200
     server.set_bevcb(None)
     assert connect().ask("GET /").status == 200
@@ -1618,3 +1637,106 @@ def test_all_may_be_closed_where_a_bufferevent_is_asked_for(
     while not server.closed:
         base.loop(EVLOOP_ONCE)
     few_rounds(base)
+
+
+class Handshake:
+    """A TLS client in this thread, by the standard library's ssl."""
+
+    def __init__(
+        self, server: HttpServer, run_until: RunUntil, certificates: tls.Certificates
+    ) -> None:
+        sock = socket.create_connection(server.bound_sockets[0].address)
+        sock.setblocking(False)
+        self.sock = certificates.for_client().wrap_socket(
+            sock, server_hostname="localhost", do_handshake_on_connect=False
+        )
+        run_until(lambda: self._try(self.sock.do_handshake) is not False)
+
+    def _try(self, function: Callable[[], Any]) -> Any:
+        try:
+            return function()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+
+    def read(self) -> Any:
+        return self._try(lambda: self.sock.recv(100_000))
+
+
+def test_a_tls_client_that_goes_while_the_reply_is_made_is_seen(
+    secure: HttpServer, run_until: RunUntil, certificates: tls.Certificates
+) -> None:
+    errors: list[HttpError] = []
+    secure.set_cb("/", lambda request: request.on_error(lambda _, error: errors.append(error)))
+    peer = Handshake(secure, run_until, certificates)
+    peer.sock.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    run_until(lambda: lib.pyle_alive(lib.PYLE_REQUESTS))
+    peer.sock.close()
+    run_until(lambda: errors == [EVREQ_HTTP_EOF])
+
+
+def test_what_a_tls_client_sends_while_the_reply_is_made_is_bounded_and_not_lost(
+    secure: HttpServer, run_until: RunUntil, certificates: tls.Certificates, base: EventBase
+) -> None:
+    kept: list[HttpServerRequest] = []
+    answered: list[str] = []
+
+    def handler(request: HttpServerRequest) -> None:
+        if request.uri == "/first":
+            kept.append(request)
+            return
+        answered.append(request.uri)
+        request.send_reply(200)
+
+    secure.set_gencb(handler)
+    peer = Handshake(secure, run_until, certificates)
+    sent = 0
+    peer.sock.send(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
+    run_until(lambda: kept)
+    one = b"GET /a HTTP/1.1\r\nHost: a\r\nA: " + b"x" * 15000 + b"\r\n\r\n"
+    for _ in range(2000):
+        n = peer._try(lambda: peer.sock.send(one))
+        few_rounds(base, 3)
+        if n is False:
+            break
+        assert n == len(one)
+        sent += 1
+    else:
+        raise AssertionError(f"{sent} requests are in memory")
+    kept.pop().send_reply(200)
+
+    def all_answered() -> bool:
+        peer.read()
+        return len(answered) >= sent
+
+    run_until(all_answered)
+    peer.sock.close()
+
+
+@pytest.mark.parametrize("when", ["idle", "asked", "handshake"])
+@pytest.mark.parametrize("what", ["server", "base"])
+def test_tls_connections_end_with_the_server(
+    secure: HttpServer,
+    run_until: RunUntil,
+    certificates: tls.Certificates,
+    base: EventBase,
+    what: str,
+    when: str,
+) -> None:
+    kept: list[HttpServerRequest] = []
+    secure.set_gencb(kept.append)
+    if when == "handshake":
+        with socket.create_connection(secure.bound_sockets[0].address) as sock:
+            few_rounds(base)
+            {"server": secure, "base": base}[what].close()
+            assert sock.recv(100) == b""
+            return
+    peer = Handshake(secure, run_until, certificates)
+    if when == "asked":
+        peer.sock.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        run_until(lambda: kept)
+    {"server": secure, "base": base}[what].close()
+    few_rounds(base)
+    peer.sock.setblocking(True)
+    assert peer.sock.recv(100) == b""  # with a close_notify: else it is an SSLEOFError
+    peer.sock.close()
+    assert all(request.closed for request in kept)
