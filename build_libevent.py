@@ -27,7 +27,8 @@ HEADERS = (
 )  # fmt: skip
 SOURCES = (
     "base", "event", "buffer", "bufferevent", "fast", "ratelimit", "listener", "log", "memory",
-    "tag", "dns", "poll", "uri",
+    "tag", "dns", "poll", "uri", "http",
+    "http_scan", "http_client",
 )  # fmt: skip
 PRELUDE = '#include "preamble.h"\n#include "pyle.h"\n'
 

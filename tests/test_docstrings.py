@@ -32,9 +32,16 @@ NO_C_FUNCTION = {
     "DnsBase.base": "C has no such call",
     "DnsServerRequest.port": "a field of C's own",
     "DnsServerRequest.questions": "a field of struct evdns_server_request",
+    "HttpConnection.connected": "libevent does not tell",
+    "HttpRequest.done": "C does not know",
+    "HttpRequest.exception": "libevent does not keep it",
     "DnsServerPort.base": "C has no such call",
     "DnsServerPort.fd": "C has no such call",
     "DnsServerPort.address": "getsockname",
+    "HttpRequest.version": "fields of struct evhttp_request",
+    "HttpServerRequest.base": "C has no such call",
+    "HttpBoundSocket.address": "getsockname",
+    "HttpServer.base": "C has no such call",
 }
 
 

@@ -18,6 +18,10 @@ struct pyle_port;
 struct pyle_query;
 struct pyle_poll;
 struct pyle_uri;
+struct pyle_request;
+struct pyle_http;
+struct pyle_bound;
+struct pyle_client;
 
 /* What a call counts for Python stands in memory that Python has made before it, and whose end gives
  * it back: a signal handler's exception may come in as soon as the call is over. */
@@ -40,6 +44,8 @@ void pyle_disown(struct pyle_owned *);                  /* gives back what is in
 enum pyle_thing {
     PYLE_NOTHING, PYLE_BASES, PYLE_BUFS, PYLE_BEVS, PYLE_LISTENERS, PYLE_LIMITS, PYLE_GROUPS, PYLE_SEGMENTS,
     PYLE_DNS_BASES, PYLE_LOOKUPS, PYLE_PORTS, PYLE_QUERIES, PYLE_POLLS, PYLE_WATCHES, PYLE_URIS,
+    PYLE_REQUESTS, PYLE_HTTPS, PYLE_HTTP_CONNS, PYLE_ROUTES, PYLE_BOUNDS,
+    PYLE_CLIENTS, PYLE_EXCHANGES,
     PYLE_SHARES,                                        /* of memory between buffers */
     PYLE_PINS                                           /* of Python objects in libevent's hands */
 };
@@ -227,6 +233,115 @@ int pyle_uridecode(struct pyle_text *, const char *data, int plus);
 int pyle_decode_uri(struct pyle_text *, const char *uri);
 int pyle_htmlescape(struct pyle_text *, const char *html);
 int pyle_parse_query(struct pyle_text *, const char *query); /* name, NUL, value, NUL, name and so on */
+
+/* ---- http.c: requests, the client's too ---- */
+#define PYLE_REQUEST_URI 0
+#define PYLE_REQUEST_HOST 1
+#define PYLE_REQUEST_REMOTE 2
+#define PYLE_REQUEST_REASON 3
+#define PYLE_REQUEST_TYPE 0
+#define PYLE_REQUEST_MAJOR 1
+#define PYLE_REQUEST_MINOR 2
+#define PYLE_REQUEST_PORT 3
+#define PYLE_REQUEST_CODE 4
+struct pyle_request *pyle_request_new(struct pyle_owned *, long long token); /* a client's; NULL: no memory */
+void pyle_request_unref(struct pyle_request *);
+struct evhttp_request *pyle_request_ptr(struct pyle_request *); /* NULL once it is over */
+int pyle_request_check(struct pyle_request *);
+int pyle_request_own(struct pyle_request *);
+int pyle_request_text(struct pyle_request *, int what, struct pyle_text *); /* PYLE_NONE: it has none */
+int pyle_request_number(struct pyle_request *, int what);
+struct pyle_buf *pyle_request_buffer(struct pyle_owned *, struct pyle_request *, int input); /* NULL: no memory */
+/* The headers; PYLE_RANGE: no name of a header, or no value. */
+int pyle_headers_get(struct pyle_request *, int input, const char *name, size_t, struct pyle_text *); /* the first; PYLE_NONE */
+int pyle_headers_all(struct pyle_request *, int input, struct pyle_text *); /* name, NUL, value, NUL and so on */
+int pyle_headers_count(struct pyle_request *, int input);
+int pyle_headers_add(struct pyle_request *, int input, const char *name, size_t, const char *value, size_t);
+int pyle_headers_set(struct pyle_request *, int input, const char *name, size_t, const char *value, size_t); /* the only one of that name */
+int pyle_headers_remove(struct pyle_request *, int input, const char *name, size_t); /* how many there were */
+int pyle_headers_clear(struct pyle_request *, int input);
+
+/* ---- http.c: the server ---- */
+#define PYLE_HTTP_METHODS 0
+#define PYLE_HTTP_MAX_HEADERS 1
+#define PYLE_HTTP_MAX_BODY 2
+#define PYLE_HTTP_FLAGS 3
+#define PYLE_HTTP_BEVCB 4
+#define PYLE_HTTP_CHUNK 1
+#define PYLE_HTTP_COMPLETE 2
+#define PYLE_HTTP_FAILED 4
+struct pyle_http *pyle_http_new(struct pyle_owned *, struct pyle_base *, long long token); /* NULL: no memory */
+void pyle_http_unref(struct pyle_http *);
+int pyle_http_open(struct pyle_http *);
+int pyle_http_close(struct pyle_http *, int by_base);
+int pyle_http_after_fork(struct pyle_http *);
+struct evhttp *pyle_http_ptr(struct pyle_http *);       /* NULL once closed */
+int pyle_http_set_cb(struct pyle_http *, const char *path, long long token); /* PYLE_INUSE: there is one */
+int pyle_http_del_cb(struct pyle_http *, const char *path, long long token);
+int pyle_http_set_gencb(struct pyle_http *, long long token); /* 0: none */
+int pyle_http_add_vhost(struct pyle_http *, const char *pattern, struct pyle_http *vhost);
+int pyle_http_remove_vhost(struct pyle_http *, struct pyle_http *vhost);
+int pyle_http_alias(struct pyle_http *, const char *alias, int add);
+int pyle_http_set(struct pyle_http *, int what, long long value);
+int pyle_http_give(struct pyle_bev *);                  /* in pyle_py_http_bev(): this one; 1: it is TLS */
+int pyle_http_set_timeout(struct pyle_http *, double seconds); /* < 0: none */
+int pyle_http_set_content_type(struct pyle_http *, const char *type);
+struct pyle_bound *pyle_bound_new(struct pyle_owned *, struct pyle_http *); /* NULL: no memory */
+void pyle_bound_unref(struct pyle_bound *);
+/* address NULL: fd listens already, and is closed with it */
+int pyle_bound_open(struct pyle_bound *, const void *address, int length, int fd, int flags, int backlog);
+int pyle_bound_close(struct pyle_bound *);
+int pyle_bound_fd(struct pyle_bound *);
+struct evhttp_bound_socket *pyle_bound_ptr(struct pyle_bound *); /* NULL once closed */
+
+/* A request of a server's. Replies: PYLE_RANGE: no code, reason or length; PYLE_INUSE: one has begun, PYLE_NONE: none. */
+struct pyle_request *pyle_request_take(struct pyle_owned *, long long token); /* the one that the callback is for */
+int pyle_http_reply(struct pyle_request *, int code, const char *reason, size_t, const void *data, size_t n);
+int pyle_http_error(struct pyle_request *, int code, const char *reason, size_t);
+int pyle_http_start(struct pyle_request *, int code, const char *reason, size_t);
+int pyle_http_chunk(struct pyle_request *, const void *data, size_t n, int callback);
+int pyle_http_chunk_buffer(struct pyle_request *, struct pyle_buf *, int callback);
+int pyle_http_end(struct pyle_request *);
+int pyle_http_take_over(struct pyle_request *, struct pyle_bev *); /* which has no descriptor yet */
+long long pyle_http_bev(struct pyle_request *);           /* the token of the BufferEvent that has its TLS; 0: none */
+int pyle_http_cancel(struct pyle_request *);
+int pyle_http_tell(struct pyle_request *);              /* it has callbacks; 1: too late */
+void pyle_http_untell(struct pyle_request *);
+
+/* ---- http_client.c ---- */
+#define PYLE_HTTP_WANTS_CHUNKS 1
+#define PYLE_HTTP_WANTS_HEADERS 2
+#define PYLE_HTTP_REFUSED 16    /* what pyle_py_http_headers answers to have no body of it */
+#define PYLE_CLIENT_TIMEOUT 0   /* in seconds; -1: evhttp's own */
+#define PYLE_CLIENT_INITIAL_RETRY 1
+#define PYLE_CLIENT_RETRIES 2
+#define PYLE_CLIENT_MAX_HEADERS 3
+#define PYLE_CLIENT_MAX_BODY 4  /* -1: no limit; -2: a sensible one, but for streams */
+#define PYLE_CLIENT_FLAGS 5
+#define PYLE_CLIENT_LOCAL_PORT 6
+#define PYLE_CLIENT_WANTS_CLOSED 7
+#define PYLE_CLIENT_FREE_WHEN_DONE 8
+struct pyle_client *pyle_client_new(struct pyle_owned *, struct pyle_base *, long long token); /* NULL: no memory */
+void pyle_client_unref(struct pyle_client *);
+int pyle_client_start(struct pyle_client *);
+int pyle_client_close(struct pyle_client *, int by_base);
+int pyle_client_closed(struct pyle_client *);
+int pyle_client_check(struct pyle_client *);
+int pyle_client_set(struct pyle_client *, int what, double seconds, long long number);
+int pyle_client_set_local_address(struct pyle_client *, const char *address);
+struct evhttp_connection *pyle_client_ptr(struct pyle_client *); /* NULL: none now */
+int pyle_client_connected(struct pyle_client *);
+/* Answers to pyle_py_http_connect: where to, by TLS or with NULL, and how many more addresses there are; or
+ * that there is none. */
+int pyle_client_open(struct pyle_client *, const char *address, int port, struct pyle_tls *, int more);
+int pyle_client_failed(struct pyle_client *);
+void pyle_client_again(struct pyle_client *);           /* or that it has to be asked once more */
+void pyle_client_after_fork(struct pyle_client *);
+int pyle_client_make_request(struct pyle_client *, struct pyle_request *, int type, const char *uri, int wants);
+ssize_t pyle_request_length(struct pyle_request *);     /* of the body that is to go out */
+int pyle_request_made(struct pyle_request *);
+int pyle_client_take_over(struct pyle_request *, struct pyle_bev *); /* PYLE_NONE: there is nothing to take */
+int pyle_request_cancel(struct pyle_request *);         /* 1: it will be told so */
 
 /* ---- bufferevent.c ---- */
 struct pyle_bev *pyle_bev_new(struct pyle_owned *, struct pyle_base *, long long token); /* NULL: no memory */

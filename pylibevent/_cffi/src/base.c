@@ -75,6 +75,10 @@ void pyle_disown(struct pyle_owned *owned)
     case PYLE_QUERIES: pyle_query_unref(it); break;
     case PYLE_POLLS: pyle_poll_unref(it); break;
     case PYLE_URIS: pyle_uri_unref(it); break;
+    case PYLE_REQUESTS: pyle_request_unref(it); break;
+    case PYLE_HTTPS: pyle_http_unref(it); break;
+    case PYLE_BOUNDS: pyle_bound_unref(it); break;
+    case PYLE_CLIENTS: pyle_client_unref(it); break;
     default: break;
     }
 }
@@ -118,6 +122,7 @@ void pyle_before_fork(void)
     pyle_signal_lock(1);
     pyle_pins_lock(1);
     pyle_uri_lock(1);
+    pyle_request_lock(1);
     pyle_log_lock(1);
 }
 
@@ -126,6 +131,7 @@ void pyle_after_fork(int in_child)
     struct pyle_base *pb;
 
     pyle_log_lock(0);
+    pyle_request_lock(0);
     pyle_uri_lock(0);
     pyle_pins_lock(0);
     pyle_signal_lock(0);
@@ -504,6 +510,7 @@ void pyle_base_unref(struct pyle_base *pb)
     free(pb->spare[0]);
     free(pb->spare[1]);
     free(pb->common);
+    pyle_https_end(pb);
     pthread_cond_destroy(&pb->idle);
     pthread_mutex_destroy(&pb->lock);
     pyle_unmake(PYLE_BASES, pb);
@@ -736,17 +743,20 @@ static int free_base(struct pyle_base *pb)
     pthread_mutex_unlock(&pb->lock);
     pyle_groups_sweep(pb, 1);
     if (!base) {
+        pyle_clients_sweep(pb);
         pyle_dns_sweep(pb);
         return 0;
     }
     do_chores(pb);
     do_resume(pb);
+    pyle_https_sweep(pb);
     pyle_later_end(pb);
     close_wake(pb);
     event_del(&pb->kick_event);
     event_debug_unassign(&pb->kick_event);
     sync = pyle_sync_enter();
     if (!pb->borrowed) {
+        pyle_clients_sweep(pb);
         let_deferred_go(base);
         event_base_free(base); /* runs finalizers, and what is left of freed bufferevents */
         pyle_dns_sweep(pb);
@@ -842,6 +852,7 @@ int pyle_base_loop(struct pyle_base *pb, int flags, int chained_wakefd)
     rc = event_base_loop(pb->base, flags);
     if (rc < 0)
         rc = pyle_failed();
+    pyle_https_settle(pb);
     if (pyle_pins_waiting && !pyle_exiting && pyle_py_release() != PYLE_DONE)
         ++pb->raised;
     pyle_here = outer;

@@ -124,6 +124,8 @@ void pyle_buf_free(struct pyle_buf *b)
         free_data(b);
     if (b->deferred)
         pyle_base_unref(b->deferred);
+    if (b->request)
+        pyle_request_forget_buf(b);
     free(b->reserved);
     pyle_unmake(PYLE_BUFS, b);
 }
@@ -321,7 +323,9 @@ int pyle_buf_close(struct pyle_buf *b)
 
     if (rc < 0)
         return rc == PYLE_CLOSED ? 0 : rc;
-    if (views(b) > 0 && !b->owner)
+    if (b->request && b->borrowed)
+        ; /* it ends with that */
+    else if (views(b) > 0 && !b->owner)
         rc = PYLE_VIEWED;
     else if (!b->owner)
         b->closing = 1; /* leave frees it, the outermost one */
@@ -1411,7 +1415,7 @@ int pyle_segment_cleanup(struct pyle_segment *s, long long id, int *taken)
 
 static int add_segment(struct pyle_buf *b, struct pyle_segment *s, long long offset, long long length)
 {
-    int by_sendfile = s->sendfile && (b->drains || b->borrowed), had_file = b->has_file, rc = 0;
+    int by_sendfile = s->sendfile && (b->drains || (b->borrowed && !b->request)), had_file = b->has_file, rc = 0;
     struct pyle_store store;
 
     if (s->borrowed ? offset != 0 || length >= 0
@@ -1457,7 +1461,7 @@ int pyle_buf_add_file(struct pyle_buf *b, int fd, long long offset, long long le
 
     if (rc < 0)
         return rc;
-    rc = pyle_segment_open(&s, fd, offset, length, b->borrowed ? EVBUF_FS_DISABLE_SENDFILE : 0);
+    rc = pyle_segment_open(&s, fd, offset, length, b->borrowed && !b->request ? EVBUF_FS_DISABLE_SENDFILE : 0);
     if (rc == 0) {
         rc = add_segment(b, &s, 0, -1);
         end_segment(&s, 1);

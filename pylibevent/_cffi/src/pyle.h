@@ -52,9 +52,13 @@ enum pyle_answer { PYLE_RETRY = 0, PYLE_DONE = 1, PYLE_ERROR = 2, PYLE_HANDLED =
 enum pyle_kind { PYLE_EVENT, PYLE_TIMER, PYLE_SIGNAL };
 
 struct pyle_bev;
+struct pyle_client;
 struct pyle_group;
+struct pyle_http;
 struct pyle_listener;
 struct pyle_poll;
+struct pyle_request;
+struct pyle_store;
 struct pyle_tls;
 
 struct pyle_base {
@@ -85,7 +89,11 @@ struct pyle_base {
     struct pyle_listener *listener_grave;
     struct pyle_bev *bev_resume;          /* held back, and perhaps no more */
     struct pyle_group *groups;            /* those that are open */
+    struct pyle_client *dead_clients;     /* closed, in the middle of a callback of evhttp's */
     struct pyle_dns *dead_dns;            /* closed with the base, with look-ups that it may still call */
+    struct pyle_store *http_store;        /* for what evhttp does not look at */
+    int in_http_store;
+    struct pyle_http *doomed_https;       /* closed with the base, where evhttp takes a connection */
     struct pyle_listener *paused;         /* switched off until the exception has left the loop */
     struct pyle_base *next_to_free;       /* when the call that this thread is in is over */
     int freeing;
@@ -150,6 +158,7 @@ struct pyle_buf {
     unsigned lock_gen;         /* of the process that made the lock */
     uintptr_t locker;          /* lock(): by this thread, */
     int lock_depth;            /* so many times */
+    struct pyle_request *request; /* whose it is, counted, or NULL */
 };
 
 struct pyle_bev {
@@ -217,7 +226,9 @@ struct pyle_tls_hooks {
     int (*pending)(struct pyle_tls *); /* decrypted, and not in the input */
     int (*take)(struct pyle_tls *, struct evbuffer *input, int most); /* moves that there; < 0: then it ended */
     int (*event)(struct pyle_tls *, struct bufferevent *, int what, int error); /* what to say instead, 0: nothing */
+    void (*no_ahead)(struct pyle_tls *); /* libevent is to read no more than a record at a time */
 };
+const struct pyle_tls_hooks *pyle_get_tls_hooks(void);
 /* What it needs of the first one. */
 struct pyle_tls_services {
     void (*before)(void);
@@ -307,6 +318,8 @@ void pyle_memory_init(void);
 int pyle_store_fill(struct pyle_store *s, int count, size_t n); /* 0: open, to be closed */
 void pyle_store_open(struct pyle_store *s);
 void pyle_store_close(struct pyle_store *s);
+int pyle_store_enter(struct pyle_store *s, int count, size_t n);
+void pyle_store_leave(struct pyle_store *s);
 int pyle_went_short(void); /* whether libevent did not get what it wanted since the last look */
 
 /* event.c */
@@ -358,6 +371,9 @@ void pyle_bev_resume_soon(struct pyle_bev *pv);
 void pyle_bev_free(struct pyle_bev *pv);
 void pyle_bev_rearm(struct pyle_bev *pv, struct bufferevent *bev);
 
+/* Its bufferevent is the caller's, and so is what the SSL needs, if it has one; pv is closed. NULL: it
+ * cannot be given. */
+struct bufferevent *pyle_bev_give(struct pyle_bev *pv, struct pyle_tls **tls);
 struct pyle_bev *pyle_bev_behind(struct bufferevent *bev);
 void pyle_bev_written(struct pyle_bev *pv, struct bufferevent *bev);
 
@@ -380,10 +396,11 @@ void pyle_dns_sweep(struct pyle_base *pb);
 void pyle_bev_unlimit(struct pyle_bev *pv, struct bufferevent *bev);
 void pyle_bev_forget_limits(struct pyle_bev *pv);
 
-/* event.c, buffer.c, uri.c, log.c: the locks of their own, around fork() */
+/* event.c, buffer.c, uri.c, http.c, log.c: the locks of their own, around fork() */
 void pyle_signal_lock(int on);
 void pyle_pins_lock(int on);
 void pyle_uri_lock(int on);
+void pyle_request_lock(int on);
 void pyle_log_lock(int on);
 
 /* listener.c */
@@ -391,6 +408,15 @@ extern __thread int pyle_accepting;  /* the descriptor an accept callback was gi
 extern __thread int pyle_accepted;   /* the same, taken or not */
 void pyle_listener_unpause(struct pyle_base *pb);
 void pyle_listener_free(struct pyle_listener *pl);
+
+/* http.c */
+void pyle_request_forget_buf(struct pyle_buf *b);
+void pyle_https_sweep(struct pyle_base *pb);
+void pyle_https_settle(struct pyle_base *pb);
+void pyle_https_end(struct pyle_base *pb);
+
+/* http_client.c */
+void pyle_clients_sweep(struct pyle_base *pb);
 
 /* log.c */
 extern int pyle_log_waiting;
