@@ -426,6 +426,55 @@ int pyle_headers_clear(struct pyle_request *r, int input)
     return pyle_request_leave(r, 0);
 }
 
+/* pairs as those of pyle_headers_all(), n bytes of them. */
+int pyle_headers_extend(struct pyle_request *r, int input, const char *pairs, size_t n)
+{
+    const char *name, *value, *end = pairs + n;
+    int rc = pyle_request_enter(r);
+
+    if (rc < 0)
+        return rc;
+    for (name = pairs; rc == 0 && name < end; name = value + strlen(value) + 1) {
+        value = name + strlen(name) + 1;
+        if (value > end || !pyle_is_token(name, (size_t)(value - name - 1)) || !is_value(value, strlen(value)))
+            rc = PYLE_RANGE;
+        else if (evhttp_add_header(headers_of(r, input), name, value) < 0)
+            rc = PYLE_NOMEM;
+    }
+    return pyle_request_leave(r, rc);
+}
+
+/* What a gateway asks for, in one piece: method, HTTP's version, length of the body, port, address,
+ * URI and the headers, NUL behind each. */
+int pyle_request_all(struct pyle_request *r, struct pyle_text *text)
+{
+    struct evhttp_request *req;
+    struct evkeyval *h;
+    size_t n = 96;
+    char *to;
+    int rc = pyle_request_enter(r);
+
+    if (rc < 0)
+        return rc;
+    req = r->req;
+    n += strlen(req->remote_host ? req->remote_host : "") + strlen(req->uri ? req->uri : "");
+    for (h = req->input_headers->tqh_first; h; h = h->next.tqe_next)
+        n += strlen(h->key) + strlen(h->value) + 2;
+    if (!(to = malloc(n)))
+        return pyle_request_leave(r, PYLE_NOMEM);
+    text->bytes = to;
+    to += sprintf(to, "%d%cHTTP/%d.%d%c%zu%c%u", (int)req->type, 0, req->major, req->minor, 0,
+                  evbuffer_get_length(req->input_buffer), 0, req->remote_port) + 1;
+    to = stpcpy(to, req->remote_host ? req->remote_host : "") + 1;
+    to = stpcpy(to, req->uri ? req->uri : "") + 1;
+    for (h = req->input_headers->tqh_first; h; h = h->next.tqe_next) {
+        to = stpcpy(to, h->key) + 1;
+        to = stpcpy(to, h->value) + 1;
+    }
+    text->n = (size_t)(to - text->bytes);
+    return pyle_request_leave(r, 0);
+}
+
 /* ---- the server ----
  * Each connection is known to us from the moment that it is accepted: evhttp asks us for its
  * bufferevent. Python is called by the handlers' callback and, for everything else, by an event of
@@ -1419,6 +1468,18 @@ int pyle_http_tell(struct pyle_request *r)
 void pyle_http_untell(struct pyle_request *r)
 {
     r->told = r->pending = 0;
+}
+
+/* How many requests have come whose replies are not written. */
+int pyle_http_unanswered(struct pyle_http *s)
+{
+    struct pyle_http_conn *c;
+    int n = 0;
+
+    CHECK(s);
+    for (c = s->conns; c; c = c->next)
+        n += c->r != NULL;
+    return n;
 }
 
 /* ---- the server's life ---- */
