@@ -448,6 +448,25 @@ def http_request(slot: int, token: int) -> int:
 
 
 @callback
+def http_bev(slot: int, token: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE
+    entered = True  # noqa: F841
+    try:
+        source._give()
+    except BaseException as exception:
+        return caught(exception, source)
+    return DONE
+
+
+@callback
+def http_gone(slot: int, token: int) -> int:
+    (tables[slot] or table_of(slot)).pop(token, None)
+    return DONE
+
+
+@callback
 def http_told(slot: int, token: int, what: int, error: int, chunks: int) -> int:
     source = (table := tables[slot] or table_of(slot)).get(token)
     if source is None:

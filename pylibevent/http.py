@@ -39,6 +39,8 @@ from ._handle import Handle
 from ._libevent import ffi, lib
 from .buffer import Bytes, EvBuffer
 from .constants import (
+    EV_READ,
+    EV_TIMEOUT,
     EVHTTP_REQ_CONNECT,
     EVHTTP_REQ_DELETE,
     EVHTTP_REQ_GET,
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from ._args import Args, Variadic
     from ._libevent import CData
     from .bufferevent import BufferEvent
+    from .bufferevent_ssl import TLSConnection
 
 _METHODS = {int(method): method for method in HttpMethod}
 _REASONS = {int(status): status.phrase.encode() for status in HTTPStatus}
@@ -449,6 +452,16 @@ class HttpServerRequest(HttpRequest):
         port = self._number(lib.PYLE_REQUEST_PORT, "evhttp_connection_get_peer")
         return address or "", port
 
+    @property
+    def tls(self) -> TLSConnection | None:
+        """What the TLS handshake has come to, as `BufferEvent.tls`; None: no TLS
+        (bufferevent_openssl_get_ssl)."""
+        token = lib.pyle_http_bev(self._ptr)
+        if token < 0:
+            self._check(int(token), "bufferevent_openssl_get_ssl")
+        bev = self.base._table.get(token)
+        return None if bev is None else bev.tls
+
     # ---- the reply ----
 
     def send_reply(
@@ -558,6 +571,8 @@ class HttpServerRequest(HttpRequest):
                 self.send_reply_start(101)
                 rc = lib.pyle_http_take_over(self._ptr, bev._ptr)
             self._refused(rc, "evhttp_connection_get_bufferevent")
+            if bev.input:  # libevent tells only of what comes from now on
+                self.base.once(-1, EV_TIMEOUT, _look, bev)
         except BaseException:
             bev.close()
             raise
@@ -621,6 +636,7 @@ class HttpServerRequest(HttpRequest):
                 self._chunks.popleft()
             return calls
         if what == lib.PYLE_HTTP_COMPLETE:
+            calls += [(function, args) for _, function, args in self._chunks or ()]
             calls += [self._on_complete] if self._on_complete else []
         else:
             if self._on_error:
@@ -637,6 +653,11 @@ class HttpServerRequest(HttpRequest):
     def _close_with_base(self, _token: int) -> None:
         lib.pyle_http_untell(self._ptr)
         self._forget()
+
+
+def _look(_fd: int, _what: int, bev: BufferEvent) -> None:
+    if not bev.closed and bev.enabled & EV_READ and bev.input:
+        bev.trigger(EV_READ)
 
 
 def _code(code: int) -> int:
@@ -742,6 +763,7 @@ class HttpServer(Handle):
 
     __slots__ = (
         "_base",
+        "_bevcb",
         "_bound",
         "_content_type",
         "_flags",
@@ -760,6 +782,7 @@ class HttpServer(Handle):
         if not isinstance(base, EventBase):
             raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
         self._base = base
+        self._bevcb: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
         self._bound: dict[HttpBoundSocket, None] = {}
         self._routes: dict[bytes, _Route] = {}
         self._gencb: _Route | None = None
@@ -812,7 +835,7 @@ class HttpServer(Handle):
 
     def _forget(self) -> None:
         self._routes.clear()
-        self._gencb = None
+        self._gencb = self._bevcb = None
         self._bound.clear()
 
     def _after_fork(self) -> None:
@@ -925,6 +948,39 @@ class HttpServer(Handle):
         self._gencb = route
         if old is not None:
             table.pop(old._token, None)
+
+    def set_bevcb(
+        self,
+        callback: Callable[[EventBase, Unpack[Args]], BufferEvent] | Variadic | None,
+        *args: Unpack[Args],
+    ) -> None:
+        """Has callback(base, *args) make the BufferEvent of each connection, without a descriptor:
+        `BufferEvent.openssl_socket(base, None, context)` for TLS (evhttp_set_bevcb). None: plain
+        ones, as from the start. If it raises, the connection is closed. The BufferEvent is
+        evhttp's then, and closed to Python."""
+        if callback is not None:
+            function(callback)
+        old, self._bevcb = self._bevcb, None if callback is None else (callback, args)
+        try:
+            self._set(lib.PYLE_HTTP_BEVCB, callback is not None, "evhttp_set_bevcb")
+        except BaseException:
+            self._bevcb = old
+            raise
+
+    def _give(self) -> None:
+        from .bufferevent import BufferEvent
+
+        if self._bevcb is None:
+            return
+        callback, args = self._bevcb
+        bev = callback(self._base, *args)
+        if not isinstance(bev, BufferEvent):
+            raise TypeError(f"bevcb must return a BufferEvent, not {type(bev).__name__}")
+        rc = lib.pyle_http_give(bev._ptr)
+        if rc < 0 and not self.closed:
+            raise ValueError("evhttp_set_bevcb: not a BufferEvent on a socket that is yet to come")
+        if rc == 0:
+            bev.close()  # nothing is left of it
 
     # ---- virtual hosts ----
 

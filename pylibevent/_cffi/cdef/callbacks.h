@@ -42,6 +42,9 @@ int pyle_py_dns_query(int slot, long long token);
 
 /* an HttpServer has a request for the handler that the token is of; pyle_request_take() */
 int pyle_py_http_request(int slot, long long token);
+/* it wants a bufferevent for a connection: pyle_http_give(); one that it has given is gone */
+int pyle_py_http_bev(int slot, long long token);
+int pyle_py_http_gone(int slot, long long token);
 /* of a request: a PYLE_HTTP_CHUNK and so on, an EVREQ_HTTP_*, and how many chunks that have callbacks are written */
 int pyle_py_http_told(int slot, long long token, int what, int error, int chunks);
 

@@ -284,6 +284,7 @@ int pyle_http_remove_vhost(struct pyle_http *, struct pyle_http *vhost);
 int pyle_http_alias(struct pyle_http *, const char *alias, int add);
 int pyle_http_set(struct pyle_http *, int what, long long value);
 int pyle_http_unanswered(struct pyle_http *);
+int pyle_http_give(struct pyle_bev *);                  /* in pyle_py_http_bev(): this one; 1: it is TLS */
 int pyle_http_set_timeout(struct pyle_http *, double seconds); /* < 0: none */
 int pyle_http_set_content_type(struct pyle_http *, const char *type);
 struct pyle_bound *pyle_bound_new(struct pyle_owned *, struct pyle_http *); /* NULL: no memory */
@@ -303,6 +304,7 @@ int pyle_http_chunk(struct pyle_request *, const void *data, size_t n, int callb
 int pyle_http_chunk_buffer(struct pyle_request *, struct pyle_buf *, int callback);
 int pyle_http_end(struct pyle_request *);
 int pyle_http_take_over(struct pyle_request *, struct pyle_bev *); /* which has no descriptor yet */
+long long pyle_http_bev(struct pyle_request *);           /* the token of the BufferEvent that has its TLS; 0: none */
 int pyle_http_cancel(struct pyle_request *);
 int pyle_http_tell(struct pyle_request *);              /* it has callbacks; 1: too late */
 void pyle_http_untell(struct pyle_request *);

@@ -739,6 +739,7 @@ static int free_base(struct pyle_base *pb)
     }
     do_chores(pb);
     do_resume(pb);
+    pyle_https_sweep(pb);
     pyle_later_end(pb);
     close_wake(pb);
     event_del(&pb->kick_event);

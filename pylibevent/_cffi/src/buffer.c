@@ -1413,7 +1413,7 @@ int pyle_segment_cleanup(struct pyle_segment *s, long long id, int *taken)
 
 static int add_segment(struct pyle_buf *b, struct pyle_segment *s, long long offset, long long length)
 {
-    int by_sendfile = s->sendfile && (b->drains || b->borrowed), had_file = b->has_file, rc = 0;
+    int by_sendfile = s->sendfile && (b->drains || (b->borrowed && !b->request)), had_file = b->has_file, rc = 0;
     struct pyle_store store;
 
     if (s->borrowed ? offset != 0 || length >= 0
@@ -1459,7 +1459,7 @@ int pyle_buf_add_file(struct pyle_buf *b, int fd, long long offset, long long le
 
     if (rc < 0)
         return rc;
-    rc = pyle_segment_open(&s, fd, offset, length, b->borrowed ? EVBUF_FS_DISABLE_SENDFILE : 0);
+    rc = pyle_segment_open(&s, fd, offset, length, b->borrowed && !b->request ? EVBUF_FS_DISABLE_SENDFILE : 0);
     if (rc == 0) {
         rc = add_segment(b, &s, 0, -1);
         end_segment(&s, 1);

@@ -687,6 +687,11 @@ void pyle_bev_unopen(struct pyle_bev *pv)
     pyle_bev_close(pv, 0);
 }
 
+const struct pyle_tls_hooks *pyle_get_tls_hooks(void)
+{
+    return tls_hooks;
+}
+
 const struct pyle_tls_services *pyle_set_tls_hooks(const struct pyle_tls_hooks *hooks)
 {
     static const struct pyle_tls_services services = {pyle_before, pyle_after, pyle_raise, slot_of};
@@ -1105,6 +1110,35 @@ static int give_back(struct pyle_bev *pv, struct bufferevent *bev)
 }
 
 /* ---- closing ---- */
+
+struct bufferevent *pyle_bev_give(struct pyle_bev *pv, struct pyle_tls **tls)
+{
+    struct pyle_use u;
+    struct bufferevent *bev;
+
+    if (begin(pv, &u, 0) < 0)
+        return NULL;
+    bev = u.bev;
+    if (!pv->is_socket || (pv->options & BEV_OPT_THREADSAFE) || pv->over || pv->borrowed ||
+        pv->connecting || pv->posted || pv->unsent || pv->lock_depth || bufferevent_getfd(bev) >= 0) {
+        pyle_bev_end(pv, &u);
+        return NULL;
+    }
+    bufferevent_setcb(bev, NULL, NULL, NULL, NULL);
+    if (pv->input)
+        pyle_buf_orphan(pv->input, bufferevent_get_input(bev));
+    if (pv->output)
+        pyle_buf_orphan(pv->output, bufferevent_get_output(bev));
+    pv->input = pv->output = NULL;
+    pyle_bev_unlimit(pv, bev);
+    *tls = pv->tls;
+    if (pv->tls)
+        tls_hooks->no_ahead(pv->tls);
+    pv->tls = NULL;
+    pv->bev = NULL;
+    pyle_bev_end(pv, &u);
+    return bev;
+}
 
 int pyle_bev_close(struct pyle_bev *pv, int by_base)
 {

@@ -491,6 +491,7 @@ struct pyle_http {
     struct pyle_http *parent;  /* of a virtual host */
     struct pyle_http *children, *next_child;
     struct pyle_http_conn *conns, *fresh;
+    struct pyle_http_conn *past; /* TLS ones that are gone: evhttp may still be in them */
     struct pyle_http_conn **by_fd;
     int n_fds;
     struct pyle_route *routes, *gencb;
@@ -502,6 +503,8 @@ struct pyle_http {
     char *content_type;
     int bevcb;                 /* Python makes the bufferevents */
     int in_bevcb, doomed;
+    struct pyle_http *next_doomed;
+    int refuses;               /* some of its connections are to end */
 };
 
 struct pyle_route {
@@ -531,11 +534,16 @@ struct pyle_http_conn {
     int plain;                 /* a socket without TLS, our own */
     int refused;
     int taken;                 /* take_over() */
+    int complete;              /* what is written is not evhttp's own answer */
     int watching;              /* reading goes on while a reply is made */
     struct pyle_scan scan;
-    int bad;                   /* the scan has met what is not HTTP */
+    int bad;                   /* the scan has met what is not HTTP; 2: and evhttp will */
     struct evbuffer_cb_entry *input_cb;
     struct event timer;        /* the handler takes too long */
+    struct pyle_tls *tls;      /* NULL: none */
+    int shaken;                /* the handshake is over */
+    int left;                  /* to the parent process */
+    long long token;           /* of the BufferEvent that it was Python's as */
     struct pyle_http_conn *next, **to_this;
 };
 
@@ -644,7 +652,7 @@ static void drop_conn(struct pyle_http_conn *c, int error)
 static int needs_body(int code, enum evhttp_cmd_type type)
 {
     return code >= 200 && code != HTTP_NOCONTENT && code != HTTP_NOTMODIFIED &&
-           type != EVHTTP_REQ_HEAD && type != EVHTTP_REQ_CONNECT;
+           type != EVHTTP_REQ_HEAD && (type != EVHTTP_REQ_CONNECT || code >= 300);
 }
 
 /* What is written next goes to the socket as soon as the callback that runs is over, and libevent
@@ -713,6 +721,8 @@ static int send_all(struct pyle_request *r, int code, const char *reason)
             return PYLE_NOMEM;
         evbuffer_drain(req->output_buffer, n);
     }
+    if (req->type == EVHTTP_REQ_CONNECT && code >= 300)
+        req->type = EVHTTP_REQ_GET; /* or evhttp sends no length, and keeps the connection */
     write_soon(r->conn);
     r->answered = 2;
     pyle_went_short();
@@ -782,6 +792,14 @@ static void restart_timer(struct pyle_http_conn *c)
         event_add(&c->timer, &tv);
 }
 
+/* In the place of a watermark: of a record, libevent would forget the rest. */
+static void bound_input(struct pyle_http_conn *c)
+{
+    if (!c->plain && (c->watching || c->bad) && c->bev &&
+        evbuffer_get_length(bufferevent_get_input(c->bev)) > MOST_AHEAD)
+        bufferevent_disable(c->bev, EV_READ);
+}
+
 /* evhttp has stopped reading, and its callback for what is read ends the process now. But for the
  * end of the connection, and how much may come until then, somebody has to look. */
 static void watch(struct pyle_http_conn *c)
@@ -794,7 +812,8 @@ static void watch(struct pyle_http_conn *c)
         c->watching = 1;
         bufferevent_getcb(c->bev, NULL, &write, &event, &arg);
         bufferevent_setcb(c->bev, NULL, write, event, arg);
-        bufferevent_setwatermark(c->bev, EV_READ, 0, MOST_AHEAD);
+        if (c->plain)
+            bufferevent_setwatermark(c->bev, EV_READ, 0, MOST_AHEAD);
         set_timeouts(c, 0);
         bufferevent_enable(c->bev, EV_READ);
     }
@@ -808,7 +827,8 @@ static void unwatch(struct pyle_http_conn *c)
     c->watching = 0;
     event_del(&c->timer);
     if (c->bev) {
-        bufferevent_setwatermark(c->bev, EV_READ, 0, c->bad ? MOST_AHEAD : 0);
+        if (c->plain)
+            bufferevent_setwatermark(c->bev, EV_READ, 0, c->bad ? MOST_AHEAD : 0);
         set_timeouts(c, 1);
     }
 }
@@ -845,9 +865,14 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
     if (!bev)
         return;
     ++c->refs;
+    c->complete = c->r || evbuffer_get_length(bufferevent_get_output(bev)) == 0;
     if (c->r && (what & EV_TIMEOUT))
         c->r->error = EVREQ_HTTP_TIMEOUT;
     libevent_writes(fd, what, bev);
+    /* evhttp has answered by itself, and not all such answers end the connection. */
+    if (c->bev && !c->complete && evbuffer_get_length(bufferevent_get_output(bev)) == 0 &&
+        (pyle_scan_stopped(&c->scan) || (c->bad && evbuffer_get_length(bufferevent_get_input(bev)) == 0)))
+        drop_conn(c, EVREQ_HTTP_EOF);
     /* It was made active without being added, so what is left waits for nothing yet. */
     if (c->bev && (bev->enabled & EV_WRITE) && evbuffer_get_length(bufferevent_get_output(bev)) > 0) {
         if (!IS_ARMED(&bev->ev_write))
@@ -905,6 +930,15 @@ static void on_closed(struct evhttp_connection *evcon, void *arg)
     *c->to_this = c->next;
     if (c->next)
         c->next->to_this = c->to_this;
+    if (c->tls) {
+        if (c->shaken && !c->left)
+            pyle_get_tls_hooks()->notify(c->tls);
+        pyle_get_tls_hooks()->leave(c->tls);
+        ++c->refs;
+        c->next = c->s->past;
+        c->s->past = c;
+        event_active(&c->s->adopt_event, EV_TIMEOUT, 1);
+    }
     /* evhttp has let go of a request that is not answered, and frees any other. */
     over(c, c->taken ? PYLE_HTTP_COMPLETE : PYLE_HTTP_FAILED, c->r && c->r->req->evcon == NULL);
     put_conn(c);
@@ -942,6 +976,12 @@ static void adopt(struct pyle_http *s)
         if (!event) {
             c->bev = NULL;
             evbuffer_remove_cb_entry(bufferevent_get_input(bev), c->input_cb);
+            if (c->tls) {
+                pyle_get_tls_hooks()->leave(c->tls);
+                ++c->refs;
+                c->next = s->past;
+                s->past = c;
+            }
             bufferevent_decref(bev);
             put_conn(c);
             continue;
@@ -969,14 +1009,42 @@ static void adopt(struct pyle_http *s)
 
 static void shut(struct pyle_http *s);
 
+/* Python lets go of their BufferEvents. */
+static void bury(struct pyle_http *s)
+{
+    struct pyle_http_conn *c;
+
+    while ((c = s->past) != NULL) {
+        s->past = c->next;
+        pyle_get_tls_hooks()->release(c->tls);
+        if (!pyle_exiting && !s->pb->closed) {
+            pyle_before();
+            if (pyle_py_http_gone(s->pb->slot, c->token) == PYLE_RETRY)
+                pyle_raise(s->pb);
+            pyle_after(s->pb);
+        }
+        put_conn(c);
+    }
+}
+
 static void on_adopt(evutil_socket_t fd, short what, void *arg)
 {
     struct pyle_http *s = arg;
+    struct pyle_http_conn *c, *next;
 
     (void)fd;
     (void)what;
     hold_http(s);
     adopt(s);
+    if (s->refuses) {
+        s->refuses = 0;
+        for (c = s->conns; c; c = next) {
+            next = c->next;
+            if (c->refused)
+                drop_conn(c, EVREQ_HTTP_EOF);
+        }
+    }
+    bury(s);
     if (s->doomed)
         shut(s);
     pyle_http_put(s);
@@ -1002,7 +1070,9 @@ static void spoil(struct pyle_http_conn *c, struct evbuffer *input)
     evbuffer_add(input, "!\r\n", 3);
     if (c->plain)
         evbuffer_freeze(input, 0);
-    bufferevent_setwatermark(c->bev, EV_READ, 0, MOST_AHEAD);
+    if (c->plain)
+        bufferevent_setwatermark(c->bev, EV_READ, 0, MOST_AHEAD);
+    c->bad = 2;
 }
 
 static void scan(struct pyle_http_conn *c, struct evbuffer *input)
@@ -1015,11 +1085,56 @@ static void on_input(struct evbuffer *input, const struct evbuffer_cb_info *info
 {
     struct pyle_http_conn *c = arg;
 
-    if (c->bad)
+    if (info->n_added && c->tls && !c->shaken) {
+        c->shaken = 1;
+        pyle_get_tls_hooks()->event(c->tls, c->bev, BEV_EVENT_CONNECTED, 0);
+    }
+    if (info->n_added)
+        bound_input(c);
+    if (c->bad) { /* and evhttp should have ended it */
+        if (c->bad > 1 && info->n_added && info->orig_size == 0 && !c->r &&
+            evbuffer_get_length(bufferevent_get_output(c->bev)) == 0) {
+            c->refused = c->s->refuses = 1;
+            event_active(&c->s->adopt_event, EV_TIMEOUT, 1);
+        }
         return;
+    }
     pyle_scan_drained(&c->scan, info->n_deleted);
     if (info->n_added)
         scan(c, input);
+}
+
+static __thread struct pyle_http_conn *giving; /* it wants a bufferevent of Python's */
+
+int pyle_http_give(struct pyle_bev *pv)
+{
+    struct bufferevent *bev;
+
+    if (!giving || giving->bev || !(bev = pyle_bev_give(pv, &giving->tls)))
+        return PYLE_FAIL;
+    giving->bev = bev;
+    giving->plain = !giving->tls;
+    giving->token = pv->token;
+    return giving->tls != NULL;
+}
+
+/* A connection without one is closed: it might be in clear. */
+static void ask_python(struct pyle_http *s, struct pyle_http_conn *c)
+{
+    struct pyle_base *pb = s->pb;
+    struct pyle_http_conn *outer = giving;
+    int answer;
+
+    giving = c;
+    ++s->in_bevcb;
+    pyle_before();
+    answer = pyle_exiting || pb->closed ? PYLE_DONE : pyle_py_http_bev(pb->slot, s->token);
+    if (answer == PYLE_RETRY || answer == PYLE_ERROR)
+        pyle_raise(pb);
+    pyle_after(pb);
+    --s->in_bevcb;
+    giving = outer;
+    c->refused = !c->bev;
 }
 
 static struct bufferevent *on_bevcb(struct event_base *base, void *arg)
@@ -1030,7 +1145,11 @@ static struct bufferevent *on_bevcb(struct event_base *base, void *arg)
 
     if (!c)
         return NULL;
-    bev = bufferevent_socket_new(base, -1, 0);
+    if (s->bevcb)
+        ask_python(s, c);
+    if (!c->bev)
+        c->plain = 1;
+    bev = c->bev ? c->bev : bufferevent_socket_new(base, -1, 0);
     if (!bev) {
         pyle_unmake(PYLE_HTTP_CONNS, c);
         return NULL;
@@ -1046,7 +1165,6 @@ static struct bufferevent *on_bevcb(struct event_base *base, void *arg)
     c->s = s;
     c->refs = 1;
     c->bev = bev;
-    c->plain = 1;
     bufferevent_incref(bev); /* until we know what evhttp makes of it */
     c->next = s->fresh;
     s->fresh = c;
@@ -1129,6 +1247,7 @@ static void on_request(struct evhttp_request *req, void *arg)
     r->plain = c->plain;
     r->route = route->token;
     r->dropped = on_dropped;
+    r->error = EVREQ_HTTP_EOF;
     c->r = r;
     req->flags |= EVHTTP_REQ_DEFER_FREE;
     evhttp_request_set_on_complete_cb(req, on_complete, c);
@@ -1254,6 +1373,7 @@ static void on_chunk(struct evhttp_connection *evcon, void *arg)
     if (!r)
         return;
     restart_timer(c);
+    r->waiting = 0;
     if (r->chunks > r->chunks_written) {
         r->chunks_written = r->chunks;
         tell(r, PYLE_HTTP_CHUNK);
@@ -1270,16 +1390,18 @@ static int put_chunk(struct pyle_request *r, struct evbuffer *data, int callback
         return PYLE_RANGE;
     r->chunks += callback != 0;
     if (n == 0 || !needs_body(r->req->response_code, r->req->type)) {
-        if (callback && evbuffer_get_length(bufferevent_get_output(c->bev)) == 0)
-            on_chunk(c->evcon, c); /* there is nothing to wait for */
+        if (callback && !r->waiting) /* there is nothing to wait for */
+            on_chunk(c->evcon, c);
         return 0;
     }
     if (r->left >= 0)
         r->left -= (long long)n;
+    r->waiting = 1;
     write_soon(c);
     pyle_went_short();
     evhttp_send_reply_chunk_with_cb(r->req, data, on_chunk, c);
     restart_timer(c);
+    bound_input(c);
     return sent(c);
 }
 
@@ -1411,13 +1533,13 @@ int pyle_http_take_over(struct pyle_request *r, struct pyle_bev *pv)
     struct pyle_http_conn *c = r->conn;
     struct bufferevent *bev, *to;
     struct evbuffer *from;
-    int fd, null, rc = enter_reply(r, 1);
+    int fd, null, rc = c && !c->plain ? PYLE_UNABLE : enter_reply(r, 1);
 
     if (rc < 0)
         return rc;
     to = pyle_bev_ptr(pv);
-    if (!to || !c->plain)
-        return pyle_request_leave(r, to ? PYLE_UNABLE : PYLE_CLOSED);
+    if (!to)
+        return pyle_request_leave(r, PYLE_CLOSED);
     bev = c->bev;
     null = open("/dev/null", O_RDWR | O_CLOEXEC);
     fd = null < 0 ? -1 : fcntl(c->fd, F_DUPFD_CLOEXEC, 0);
@@ -1442,8 +1564,6 @@ int pyle_http_take_over(struct pyle_request *r, struct pyle_bev *pv)
         dup2(null, c->fd);
         r->answered = 2;
         c->taken = 1;
-        if (evbuffer_get_length(bufferevent_get_input(to)) > 0)
-            bufferevent_trigger(to, EV_READ, BEV_TRIG_DEFER_CALLBACKS | BEV_TRIG_IGNORE_WATERMARKS);
     } else {
         close(fd);
     }
@@ -1463,6 +1583,14 @@ int pyle_http_tell(struct pyle_request *r)
         return 1;
     r->told = 1;
     return 0;
+}
+
+/* Of the BufferEvent with its TLS; 0: it has none. */
+long long pyle_http_bev(struct pyle_request *r)
+{
+    int rc = check(r);
+
+    return rc < 0 ? rc : r->conn ? r->conn->token : 0;
 }
 
 void pyle_http_untell(struct pyle_request *r)
@@ -1536,6 +1664,7 @@ static void disown(struct pyle_http *s)
     for (c = s->conns; null >= 0 && c; c = c->next) {
         bufferevent_disable(c->bev, EV_READ | EV_WRITE);
         dup2(null, c->fd);
+        c->left = 1;
     }
     if (null >= 0)
         close(null);
@@ -1590,6 +1719,7 @@ static void close_bound(struct pyle_bound *b)
     forget_bound(b);
     evhttp_del_accept_socket(b->s->http, bound);
     close(fd);
+    pyle_bound_unref(b);
 }
 
 static void shut(struct pyle_http *s)
@@ -1620,6 +1750,7 @@ static void shut(struct pyle_http *s)
     evhttp_free(http);
     s->http = NULL;
     forget_routes(s);
+    bury(s);
     event_del(&s->adopt_event);
     event_debug_unassign(&s->adopt_event);
 }
@@ -1643,6 +1774,11 @@ int pyle_http_close(struct pyle_http *s, int by_base)
                 evconnlistener_disable(evhttp_bound_socket_get_listener(b->bound));
         s->doomed = 1;
         event_active(&s->adopt_event, EV_TIMEOUT, 1);
+        if (by_base) { /* the loop ends before that */
+            hold_http(s);
+            s->next_doomed = pb->doomed_https;
+            pb->doomed_https = s;
+        }
     } else {
         shut(s);
     }
@@ -1657,6 +1793,18 @@ int pyle_http_close(struct pyle_http *s, int by_base)
         event_debug_unassign(&s->soon_event);
     }
     return 0;
+}
+
+/* The base goes. */
+void pyle_https_sweep(struct pyle_base *pb)
+{
+    struct pyle_http *s;
+
+    while ((s = pb->doomed_https) != NULL) {
+        pb->doomed_https = s->next_doomed;
+        shut(s);
+        pyle_http_put(s);
+    }
 }
 
 struct evhttp *pyle_http_ptr(struct pyle_http *s)
@@ -1787,7 +1935,7 @@ int pyle_http_set(struct pyle_http *s, int what, long long value)
     case PYLE_HTTP_MAX_HEADERS: evhttp_set_max_headers_size(s->http, (ev_ssize_t)value); break;
     case PYLE_HTTP_MAX_BODY: evhttp_set_max_body_size(s->http, (ev_ssize_t)value); break;
     case PYLE_HTTP_FLAGS: evhttp_set_flags(s->http, (int)value); break;
-    case PYLE_HTTP_BEVCB: s->bevcb = (int)value; break;
+    case PYLE_HTTP_BEVCB: s->bevcb = value != 0; break;
     default: break;
     }
     return 0;
@@ -1916,6 +2064,7 @@ int pyle_bound_open(struct pyle_bound *b, const void *address, int length, int f
     evconnlistener_set_error_cb(lev, on_accept_error);
     evtimer_assign(&b->retry_event, s->pb->base, on_retry, b);
     pyle_note_priority(s->pb, event_get_priority(&b->retry_event));
+    __atomic_add_fetch(&b->refs, 1, __ATOMIC_RELAXED);
     b->next = s->bounds;
     s->bounds = b;
     pthread_mutex_lock(&request_lock);

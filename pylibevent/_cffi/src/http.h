@@ -34,6 +34,7 @@ struct pyle_request {
     int pending;                /* and that is what: PYLE_HTTP_CHUNK and so on */
     int error;                  /* for PYLE_HTTP_FAILED: an EVREQ_HTTP_* */
     int chunks, chunks_written; /* those whose callback waits */
+    int waiting;                /* a chunk is to be written */
     int queued;
     struct pyle_request *next;  /* on server->queue */
 };

@@ -162,7 +162,7 @@ static int step(struct pyle_scan *scan, char c)
         }
         return 0;
     case VERSION:
-        if (scan->n < 7 ? c != http[scan->n] : scan->n == 7 ? !isdigit((unsigned char)c) : c != '\r')
+        if (scan->n < 7 ? c != http[scan->n] : scan->n == 7 ? c != '0' && c != '1' : c != '\r')
             return -1;
         if (scan->n == 7)
             scan->minor = c;

@@ -53,6 +53,7 @@ enum pyle_kind { PYLE_EVENT, PYLE_TIMER, PYLE_SIGNAL };
 
 struct pyle_bev;
 struct pyle_group;
+struct pyle_http;
 struct pyle_listener;
 struct pyle_poll;
 struct pyle_request;
@@ -87,6 +88,7 @@ struct pyle_base {
     struct pyle_bev *bev_resume;          /* held back, and perhaps no more */
     struct pyle_group *groups;            /* those that are open */
     struct pyle_dns *dead_dns;            /* closed with the base, with look-ups that it may still call */
+    struct pyle_http *doomed_https;       /* closed with the base, where evhttp takes a connection */
     struct pyle_listener *paused;         /* switched off until the exception has left the loop */
     struct pyle_base *next_to_free;       /* when the call that this thread is in is over */
     int freeing;
@@ -219,7 +221,9 @@ struct pyle_tls_hooks {
     int (*pending)(struct pyle_tls *); /* decrypted, and not in the input */
     int (*take)(struct pyle_tls *, struct evbuffer *input, int most); /* moves that there; < 0: then it ended */
     int (*event)(struct pyle_tls *, struct bufferevent *, int what, int error); /* what to say instead, 0: nothing */
+    void (*no_ahead)(struct pyle_tls *); /* libevent is to read no more than a record at a time */
 };
+const struct pyle_tls_hooks *pyle_get_tls_hooks(void);
 /* What it needs of the first one. */
 struct pyle_tls_services {
     void (*before)(void);
@@ -360,6 +364,9 @@ void pyle_bev_resume_soon(struct pyle_bev *pv);
 void pyle_bev_free(struct pyle_bev *pv);
 void pyle_bev_rearm(struct pyle_bev *pv, struct bufferevent *bev);
 
+/* Its bufferevent is the caller's, and so is what the SSL needs, if it has one; pv is closed. NULL: it
+ * cannot be given. */
+struct bufferevent *pyle_bev_give(struct pyle_bev *pv, struct pyle_tls **tls);
 struct pyle_bev *pyle_bev_behind(struct bufferevent *bev);
 void pyle_bev_written(struct pyle_bev *pv, struct bufferevent *bev);
 
@@ -397,6 +404,7 @@ void pyle_listener_free(struct pyle_listener *pl);
 
 /* http.c */
 void pyle_request_forget_buf(struct pyle_buf *b);
+void pyle_https_sweep(struct pyle_base *pb);
 
 /* log.c */
 extern int pyle_log_waiting;

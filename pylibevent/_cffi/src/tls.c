@@ -605,9 +605,15 @@ static int event(struct pyle_tls *tls, struct bufferevent *bev, int what, int er
     return what;
 }
 
+static void no_ahead(struct pyle_tls *tls)
+{
+    SSL_set_read_ahead(tls->ssl, 0);
+}
+
 const struct pyle_tls_hooks *pyle_tls_hooks(void)
 {
-    static const struct pyle_tls_hooks hooks = {open_on, leave, release, notify, pending, take, event};
+    static const struct pyle_tls_hooks hooks = {open_on, leave, release, notify,
+                                                pending, take,  event,   no_ahead};
 
     return &hooks;
 }
