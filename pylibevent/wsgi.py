@@ -116,9 +116,9 @@ def _environ(request: HttpServerRequest, common: dict[str, Any]) -> dict[str, An
                 environ[key] = value
             else:
                 environ[key] += ("; " if key == "HTTP_COOKIE" else ",") + value
-    if not uri.startswith("/"):  # http://host/path, or *
-        uri = "/" + uri.partition("://")[2].partition("/")[2]
     path, _, environ["QUERY_STRING"] = uri.partition("?")
+    if not path.startswith("/"):  # http://host/path, or *
+        path = "/" + path.partition("://")[2].partition("/")[2]
     environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path
     if length != "0" or environ["REQUEST_METHOD"] in ("POST", "PUT", "PATCH"):
         environ["CONTENT_LENGTH"] = length
@@ -431,9 +431,10 @@ def _work(
     server.accept(sock)
 
     def on_signal(signum: int, _frame: object) -> None:
-        if server._stopping:
+        if not server._stopping:
+            server.stop()
+        elif parent is None:
             raise SystemExit(128 + signum)
-        server.stop()
 
     if parent is not None:  # its end is readable
         Event(base, parent, EV_READ, lambda _fd, _what: server.stop()).add()
@@ -544,12 +545,13 @@ class _Workers:
     def stop(self) -> None:
         self.deadline = time.monotonic() + self.patience
         self.ours.close()
+        self.kill(signal.SIGTERM)  # gets to those that do not look, too
         for sock in self.sockets:
             sock.close()
 
-    def kill(self) -> None:
+    def kill(self, signum: int = signal.SIGKILL) -> None:
         for pid in self.pids:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signum)
 
 
 # ---- the command ----
