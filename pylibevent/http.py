@@ -122,6 +122,9 @@ class HttpHeaders(MutableMapping[str, str]):
 
     __slots__ = ("_input", "_request")
 
+    _input: int
+    _request: HttpRequest
+
     def __init__(self, *_: object) -> None:
         raise TypeError("those of a request are its .headers and .output_headers")
 
@@ -474,11 +477,12 @@ class HttpServerRequest(HttpRequest):
         to be right, a Transfer-Encoding is not the handler's: ValueError.
         """
         line = _REASONS.get(code, b"") if reason is None else _latin(reason, "reason")
+        memory: Any = body
         if body is None:
-            body = b""
+            memory = b""
         elif type(body) is not bytes:
-            body = self._body(body)
-        rc = _reply(self._ptr, _code(code), line, len(line), body, len(body))
+            memory = self._body(body)
+        rc = _reply(self._ptr, _code(code), line, len(line), memory, len(memory))
         if rc < 0:
             self._refused(rc, "evhttp_send_reply")
 
@@ -698,8 +702,8 @@ class _Route:
 
 
 class HttpBoundSocket(Handle):
-    """Where an HttpServer listens (struct evhttp_bound_socket). It is the server's, which closes it in
-    the end."""
+    """Where an HttpServer listens (struct evhttp_bound_socket). It is the server's, which closes it
+    in the end."""
 
     __slots__ = ("_server",)
 
@@ -821,12 +825,13 @@ class HttpServer(Handle):
     def close(self) -> None:
         """Closes it, and its connections, now (evhttp_free): requests that wait are over. Its
         virtual hosts stay. May be called twice, and in its own callbacks."""
-        self._check(lib.pyle_http_close(self._ptr, 0), "evhttp_free")
+        telling = self._check(lib.pyle_http_close(self._ptr, 0), "evhttp_free")
         table = self._base._table
         for route in (*self._routes.values(), self._gencb):
             if route is not None:
                 table.pop(route._token, None)
-        table.pop(self._token, None)
+        if not telling:  # or the base's end would have to see to that
+            table.pop(self._token, None)
         self._forget()
 
     def _close_with_base(self, _token: int) -> None:

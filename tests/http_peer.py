@@ -1,4 +1,4 @@
-"""A client of our HTTP servers in the same thread: it sends bytes, and reads what HTTP says is a reply."""
+"""A client of our HTTP servers in the same thread: it sends bytes, and reads replies."""
 
 from __future__ import annotations
 

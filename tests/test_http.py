@@ -398,15 +398,13 @@ def test_lengths_have_to_be_right(server: HttpServer, client: Client) -> None:
 def test_a_reply_is_sent_once(server: HttpServer, client: Client) -> None:
     def handler(request: HttpServerRequest) -> None:
         request.send_reply(200, None, b"one")
-        for again in (
-            lambda: request.send_reply(200),
-            lambda: request.send_error(500),
-            lambda: request.send_reply_start(200),
-            lambda: request.send_reply_chunk(b"a"),
-            request.send_reply_end,
-        ):
+        for send in (request.send_reply, request.send_error, request.send_reply_start):
             with pytest.raises(ClosedError):
-                again()
+                send(200)
+        with pytest.raises(ClosedError):
+            request.send_reply_chunk(b"a")
+        with pytest.raises(ClosedError):
+            request.send_reply_end()
 
     server.set_cb("/", handler)
     for _ in range(2):
@@ -788,24 +786,39 @@ def test_an_exception_in_the_middle_of_a_reply_ends_the_connection(
 def test_exceptions_of_the_other_callbacks_go_their_way_too(
     server: HttpServer, client: Client, run_until: RunUntil
 ) -> None:
-    def fail(request: HttpServerRequest, what: str) -> None:
-        raise LookupError(what)
+    def fail(request: HttpServerRequest) -> None:
+        raise LookupError("complete")
 
     def handler(request: HttpServerRequest) -> None:
-        request.on_complete(fail, "complete")
-        request.send_reply_start(200)
-        request.send_reply_chunk(b"abc", fail, "chunk")
-        kept.append(request)
+        request.on_complete(fail)
+        request.send_reply(200, None, b"abc")
 
-    kept: list[HttpServerRequest] = []
+    server.set_cb("/", handler)
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    with pytest.raises(LookupError, match="complete"):
+        run_until(lambda: None)
+    assert client.reply().body == b"abc"
+
+
+def test_an_exception_where_the_next_part_was_to_be_made_ends_the_connection(
+    server: HttpServer, client: Client, run_until: RunUntil
+) -> None:
+    errors: list[HttpError] = []
+
+    def fail(request: HttpServerRequest) -> None:
+        raise LookupError("chunk")
+
+    def handler(request: HttpServerRequest) -> None:
+        request.on_error(lambda request, error: errors.append(error))
+        request.send_reply_start(200)
+        request.send_reply_chunk(b"abc", fail)
+
     server.set_cb("/", handler)
     client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     with pytest.raises(LookupError, match="chunk"):
         run_until(lambda: None)
-    kept.pop().send_reply_end()
-    with pytest.raises(LookupError, match="complete"):
-        run_until(lambda: None)
-    assert client.reply().body == b"abc"
+    assert client.end().endswith(b"3\r\nabc\r\n")
+    run_until(lambda: errors == [EVREQ_HTTP_REQUEST_CANCEL])
 
 
 def test_the_client_gets_a_500_for_a_request_that_was_dropped(
@@ -1035,10 +1048,14 @@ def test_what_came_behind_the_request_is_taken_over_too(
 ) -> None:
     got: list[bytes] = []
 
+    def on_read(bev: BufferEvent) -> None:
+        got.append(bytes(bev.input))
+        bev.close()
+
     def handler(request: HttpServerRequest) -> None:
         request.send_reply_start(200, "Connection established")
         bev = request.take_over()
-        bev.setcb(lambda bev: got.append(bytes(bev.input)) or bev.close(), None, None)
+        bev.setcb(on_read, None, None)
         bev.enable(EV_READ)
 
     server.allowed_methods = EVHTTP_REQ_CONNECT
@@ -1050,9 +1067,7 @@ def test_what_came_behind_the_request_is_taken_over_too(
 # ---- the server's settings ----
 
 
-def test_methods_that_are_not_allowed_are_refused(
-    server: HttpServer, connect: MakeClient
-) -> None:
+def test_methods_that_are_not_allowed_are_refused(server: HttpServer, connect: MakeClient) -> None:
     server.set_gencb(hello)
     assert connect().ask("PATCH /").status == 501
     server.allowed_methods = EVHTTP_REQ_PATCH | EVHTTP_REQ_OPTIONS
@@ -1133,7 +1148,7 @@ def test_a_server_may_listen_at_several_places(
 
             def there() -> bool:
                 nonlocal data
-                data += received(sock)  # noqa: B023
+                data += received(sock)
                 return data.endswith(b"here")
 
             run_until(there)
@@ -1284,6 +1299,25 @@ def test_all_may_be_closed_in_each_callback(
     assert server.closed
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_base_may_close_before_what_a_closed_server_has_to_tell(
+    server: HttpServer, client: Client, base: EventBase, times: int
+) -> None:
+    kept: list[HttpServerRequest] = []
+
+    def handler(request: HttpServerRequest) -> None:
+        request.on_close(print)
+        kept.append(request)
+
+    server.set_cb("/", handler)
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    few_rounds(base)
+    for _ in range(times):
+        server.close()
+    base.close()
+    assert kept[0].closed
+
+
 def test_a_base_closes_its_servers(run_until: RunUntil) -> None:
     base = EventBase()
     server = HttpServer(base)
@@ -1348,9 +1382,12 @@ def test_another_thread_is_told_that_it_is_one(server: HttpServer, client: Clien
 def test_a_request_dropped_by_another_thread_is_answered(
     server: HttpServer, client: Client
 ) -> None:
+    def drop(box: list[HttpServerRequest]) -> None:
+        started.wait()
+        box.clear()
+
     def handler(request: HttpServerRequest) -> None:
-        box = [request]
-        threads.append(threading.Thread(target=lambda: started.wait() and box.clear()))
+        threads.append(threading.Thread(target=drop, args=([request],)))
         threads[0].start()
 
     threads: list[threading.Thread] = []
@@ -1585,14 +1622,14 @@ def test_a_connection_that_has_no_bufferevent_is_closed(
 
     server.set_bevcb(fail)
     assert connect().end() == b""
-    server.set_bevcb(lambda base: None)
+    server.set_bevcb(lambda base: None)  # type: ignore[arg-type,return-value]
     assert connect().end() == b""
     first, second = BufferEvent.pair(base)
     server.set_bevcb(lambda base: first)
     assert connect().end() == b""
     first.close()
     second.close()
-    server.set_bevcb(lambda base: BufferEvent.socket(base))
+    server.set_bevcb(BufferEvent.socket)
     assert connect().ask("GET /").status == 200
     server.set_bevcb(None)
     assert connect().ask("GET /").status == 200

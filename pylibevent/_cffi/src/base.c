@@ -509,6 +509,7 @@ void pyle_base_unref(struct pyle_base *pb)
     free(pb->spare[0]);
     free(pb->spare[1]);
     free(pb->common);
+    pyle_https_end(pb);
     pthread_cond_destroy(&pb->idle);
     pthread_mutex_destroy(&pb->lock);
     pyle_unmake(PYLE_BASES, pb);
@@ -841,6 +842,7 @@ int pyle_base_loop(struct pyle_base *pb, int flags, int chained_wakefd)
     rc = event_base_loop(pb->base, flags);
     if (rc < 0)
         rc = pyle_failed();
+    pyle_https_settle(pb);
     if (pyle_pins_waiting && !pyle_exiting && pyle_py_release() != PYLE_DONE)
         ++pb->raised;
     pyle_here = outer;

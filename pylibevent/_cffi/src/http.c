@@ -595,6 +595,40 @@ static void put_conn(struct pyle_http_conn *c)
     pyle_unmake(PYLE_HTTP_CONNS, c);
 }
 
+/* ---- memory that evhttp needs ----
+ * A request that it cannot make whole it frees by way of NULL: what the next one on a connection needs
+ * is there before. For a new connection it has to stay there until evhttp is out of its callback. */
+
+static int enter_store(struct pyle_base *pb)
+{
+    if (pb->in_http_store || (!pb->http_store && !(pb->http_store = calloc(1, sizeof(*pb->http_store)))))
+        return 0;
+    pyle_store_enter(pb->http_store, 10, 512);
+    return pb->in_http_store = 1;
+}
+
+static void leave_store(struct pyle_base *pb, int entered)
+{
+    if (entered && pb->in_http_store) {
+        pb->in_http_store = 0;
+        pyle_store_leave(pb->http_store);
+    }
+}
+
+void pyle_https_settle(struct pyle_base *pb)
+{
+    leave_store(pb, 1);
+}
+
+void pyle_https_end(struct pyle_base *pb)
+{
+    if (pb->http_store) {
+        pyle_store_open(pb->http_store);
+        pyle_store_close(pb->http_store);
+        free(pb->http_store);
+    }
+}
+
 /* ---- what Python is told later ---- */
 
 static void queue(struct pyle_request *r)
@@ -855,12 +889,47 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
 /* ---- a connection's life ---- */
 
-static event_callback_fn libevent_writes;
+static event_callback_fn libevent_reads, libevent_writes;
+
+#define SCRATCH 65408          /* as in fast.c, whose block it is */
+
+/* Libevent asks first how much there is, and waits for more where it has no memory for a line. */
+static void on_readable(evutil_socket_t fd, short what, void *arg)
+{
+    struct pyle_http_conn *c = arg;
+    struct bufferevent *bev = c->bev;
+    struct pyle_base *pb = c->s->pb;
+    struct evbuffer *input;
+    ssize_t n = 0;
+
+    if (!bev)
+        return;
+    ++c->refs;
+    pyle_went_short();
+    if (!(what & EV_TIMEOUT) && !bev->wm_read.high && (pb->scratch || (pb->scratch = malloc(SCRATCH))))
+        n = read(fd, pb->scratch, SCRATCH);
+    if (n > 0) {
+        input = bufferevent_get_input(bev);
+        evbuffer_unfreeze(input, 0);
+        if (evbuffer_add(input, pb->scratch, (size_t)n) < 0)
+            drop_conn(c, EVREQ_HTTP_BUFFER_ERROR);
+        else
+            evbuffer_freeze(input, 0);
+        if (c->bev)
+            bufferevent_trigger(bev, EV_READ, 0);
+    } else {
+        libevent_reads(fd, what, bev);
+    }
+    if (c->bev && !c->r && pyle_went_short())
+        drop_conn(c, EVREQ_HTTP_BUFFER_ERROR);
+    put_conn(c);
+}
 
 static void on_writable(evutil_socket_t fd, short what, void *arg)
 {
     struct pyle_http_conn *c = arg;
     struct bufferevent *bev = c->bev;
+    int entered;
 
     if (!bev)
         return;
@@ -868,7 +937,9 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
     c->complete = c->r || evbuffer_get_length(bufferevent_get_output(bev)) == 0;
     if (c->r && (what & EV_TIMEOUT))
         c->r->error = EVREQ_HTTP_TIMEOUT;
+    entered = enter_store(c->s->pb);
     libevent_writes(fd, what, bev);
+    leave_store(c->s->pb, entered);
     /* evhttp has answered by itself, and not all such answers end the connection. */
     if (c->bev && !c->complete && evbuffer_get_length(bufferevent_get_output(bev)) == 0 &&
         (pyle_scan_stopped(&c->scan) || (c->bad && evbuffer_get_length(bufferevent_get_input(bev)) == 0)))
@@ -904,6 +975,7 @@ static void on_complete(struct evhttp_request *req, void *arg)
     struct pyle_http_conn *c = arg;
 
     (void)req;
+    pyle_went_short();
     unwatch(c);
     if (pyle_scan_stopped(&c->scan)) { /* it did not come to that */
         c->scan.seen = 0;
@@ -918,8 +990,8 @@ static void on_closed(struct evhttp_connection *evcon, void *arg)
     struct pyle_http_conn *c = arg;
 
     (void)evcon;
-    if (c->plain)
-        c->bev->ev_write.ev_evcallback.evcb_arg = c->bev; /* it is freed by that */
+    if (c->plain) /* it is freed by that */
+        c->bev->ev_read.ev_evcallback.evcb_arg = c->bev->ev_write.ev_evcallback.evcb_arg = c->bev;
     evbuffer_remove_cb_entry(bufferevent_get_input(c->bev), c->input_cb);
     c->bev = NULL;
     c->evcon = NULL;
@@ -944,6 +1016,14 @@ static void on_closed(struct evhttp_connection *evcon, void *arg)
     put_conn(c);
 }
 
+static void hook(struct event *ev, event_callback_fn ours, event_callback_fn *theirs,
+                 struct pyle_http_conn *c)
+{
+    *theirs = event_get_callback(ev);
+    ev->ev_evcallback.evcb_cb_union.evcb_callback = ours;
+    ev->ev_evcallback.evcb_arg = c;
+}
+
 static int note_fd(struct pyle_http *s, struct pyle_http_conn *c)
 {
     if (c->fd >= s->n_fds) {
@@ -960,7 +1040,14 @@ static int note_fd(struct pyle_http *s, struct pyle_http_conn *c)
     return 0;
 }
 
-/* evhttp has finished what it had to do with a new one: or has it failed? */
+/* evhttp has another one set, or if it fails, none or this one: then it has forgotten the bufferevent. */
+static void on_nothing(struct bufferevent *bev, short what, void *arg)
+{
+    (void)bev;
+    (void)what;
+    (void)arg;
+}
+
 static void adopt(struct pyle_http *s)
 {
     struct pyle_http_conn *c;
@@ -973,7 +1060,9 @@ static void adopt(struct pyle_http *s)
 
         s->fresh = c->next;
         bufferevent_getcb(bev, NULL, NULL, &event, &arg);
-        if (!event) {
+        if (!event || event == on_nothing) {
+            if (event)
+                bufferevent_free(bev);
             c->bev = NULL;
             evbuffer_remove_cb_entry(bufferevent_get_input(bev), c->input_cb);
             if (c->tls) {
@@ -998,9 +1087,8 @@ static void adopt(struct pyle_http *s)
         evhttp_connection_set_closecb(c->evcon, on_closed, c);
         setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)); /* fails where there is no TCP */
         if (c->plain) {
-            libevent_writes = event_get_callback(&bev->ev_write);
-            bev->ev_write.ev_evcallback.evcb_cb_union.evcb_callback = on_writable;
-            bev->ev_write.ev_evcallback.evcb_arg = c;
+            hook(&bev->ev_read, on_readable, &libevent_reads, c);
+            hook(&bev->ev_write, on_writable, &libevent_writes, c);
         }
         if (note_fd(s, c) < 0 || c->refused)
             evhttp_connection_free(c->evcon);
@@ -1034,6 +1122,7 @@ static void on_adopt(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
+    pyle_https_settle(s->pb);
     hold_http(s);
     adopt(s);
     if (s->refuses) {
@@ -1165,10 +1254,13 @@ static struct bufferevent *on_bevcb(struct event_base *base, void *arg)
     c->s = s;
     c->refs = 1;
     c->bev = bev;
+    bufferevent_setcb(bev, NULL, NULL, on_nothing, NULL);
     bufferevent_incref(bev); /* until we know what evhttp makes of it */
     c->next = s->fresh;
     s->fresh = c;
     event_active(&s->adopt_event, EV_TIMEOUT, 1);
+    if (pyle_here == s->pb)
+        enter_store(s->pb);
     return bev;
 }
 
@@ -1234,7 +1326,7 @@ static void on_request(struct evhttp_request *req, void *arg)
 {
     struct pyle_route *route = arg;
     struct pyle_http_conn *c = conn_of(route->s, req->evcon);
-    struct pyle_request *r = c ? pyle_request_make(NULL, route->s->pb, 0) : NULL;
+    struct pyle_request *r = c && !pyle_went_short() ? pyle_request_make(NULL, route->s->pb, 0) : NULL;
 
     if (!r) {
         evhttp_connection_free(req->evcon);
@@ -1297,6 +1389,8 @@ static void on_soon(evutil_socket_t fd, short what, void *arg)
         if (answer == PYLE_RETRY || answer == PYLE_ERROR)
             pyle_raise(pb);
         pyle_after(pb);
+        if (bit == PYLE_HTTP_CHUNK && answer != PYLE_DONE && answer != PYLE_RETRY && r->conn && r->answered < 2)
+            drop_conn(r->conn, EVREQ_HTTP_REQUEST_CANCEL); /* who was to make the next one has failed */
         if (bit != PYLE_HTTP_CHUNK && answer != PYLE_RETRY) {
             r->told = r->pending = 0;
             pyle_request_over(r, 0);
@@ -1496,7 +1590,7 @@ int pyle_http_chunk_buffer(struct pyle_request *r, struct pyle_buf *b, int callb
 int pyle_http_end(struct pyle_request *r)
 {
     struct pyle_http_conn *c = r->conn;
-    int rc = enter_reply(r, 1);
+    int entered, rc = enter_reply(r, 1);
 
     if (rc < 0)
         return rc;
@@ -1509,7 +1603,9 @@ int pyle_http_end(struct pyle_request *r)
         r->answered = 2;
         write_soon(c);
         pyle_went_short();
+        entered = enter_store(r->pb);
         evhttp_send_reply_end(r->req);
+        leave_store(r->pb, entered);
         rc = sent(c);
     }
     put_conn(c);
@@ -1766,7 +1862,7 @@ int pyle_http_close(struct pyle_http *s, int by_base)
     if (!by_base) {
         int rc = check_http(s);
         if (rc < 0)
-            return rc == PYLE_CLOSED ? 0 : rc;
+            return rc == PYLE_CLOSED ? s->queue != NULL : rc;
     }
     if (s->in_bevcb) { /* evhttp is in the middle of taking a connection */
         if (!s->doomed)
@@ -1792,7 +1888,7 @@ int pyle_http_close(struct pyle_http *s, int by_base)
         event_del(&s->soon_event);
         event_debug_unassign(&s->soon_event);
     }
-    return 0;
+    return s->queue != NULL;
 }
 
 /* The base goes. */

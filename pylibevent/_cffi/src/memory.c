@@ -85,3 +85,21 @@ void pyle_store_close(struct pyle_store *s)
         free(s->blocks[i]);
     errno = error;
 }
+
+/* The same for one that stays: what has been taken out of it is put in again. */
+int pyle_store_enter(struct pyle_store *s, int count, size_t n)
+{
+    int i, rc = 0;
+
+    s->n = n;
+    for (i = 0; i < count; ++i)
+        if (!s->blocks[i] && !(s->blocks[i] = malloc(n)))
+            rc = PYLE_NOMEM;
+    pyle_store_open(s);
+    return rc;
+}
+
+void pyle_store_leave(struct pyle_store *s)
+{
+    store = s->outer;
+}

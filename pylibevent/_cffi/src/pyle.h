@@ -57,6 +57,7 @@ struct pyle_http;
 struct pyle_listener;
 struct pyle_poll;
 struct pyle_request;
+struct pyle_store;
 struct pyle_tls;
 
 struct pyle_base {
@@ -88,6 +89,8 @@ struct pyle_base {
     struct pyle_bev *bev_resume;          /* held back, and perhaps no more */
     struct pyle_group *groups;            /* those that are open */
     struct pyle_dns *dead_dns;            /* closed with the base, with look-ups that it may still call */
+    struct pyle_store *http_store;        /* for what evhttp does not look at */
+    int in_http_store;
     struct pyle_http *doomed_https;       /* closed with the base, where evhttp takes a connection */
     struct pyle_listener *paused;         /* switched off until the exception has left the loop */
     struct pyle_base *next_to_free;       /* when the call that this thread is in is over */
@@ -313,6 +316,8 @@ void pyle_memory_init(void);
 int pyle_store_fill(struct pyle_store *s, int count, size_t n); /* 0: open, to be closed */
 void pyle_store_open(struct pyle_store *s);
 void pyle_store_close(struct pyle_store *s);
+int pyle_store_enter(struct pyle_store *s, int count, size_t n);
+void pyle_store_leave(struct pyle_store *s);
 int pyle_went_short(void); /* whether libevent did not get what it wanted since the last look */
 
 /* event.c */
@@ -405,6 +410,8 @@ void pyle_listener_free(struct pyle_listener *pl);
 /* http.c */
 void pyle_request_forget_buf(struct pyle_buf *b);
 void pyle_https_sweep(struct pyle_base *pb);
+void pyle_https_settle(struct pyle_base *pb);
+void pyle_https_end(struct pyle_base *pb);
 
 /* log.c */
 extern int pyle_log_waiting;
