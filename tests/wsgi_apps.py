@@ -59,11 +59,11 @@ def flask() -> WSGIApplication:
         return response
 
     @app.get("/teapot")
-    def teapot() -> None:
+    def teapot() -> str:
         abort(418)
 
     @app.get("/raises")
-    def raises() -> None:
+    def raises() -> str:
         raise ZeroDivisionError
 
     return app
@@ -98,7 +98,8 @@ def django() -> WSGIApplication:
         ),
         SECRET_KEY="for tests",
     )
-    return get_wsgi_application()
+    app: WSGIApplication = get_wsgi_application()
+    return app
 
 
 def __getattr__(name: str) -> WSGIApplication:
