@@ -571,6 +571,7 @@ def _address(text: str) -> tuple[str, int]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """`python -m pylibevent.wsgi`; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m pylibevent.wsgi",
         description="Serves a WSGI application.",
