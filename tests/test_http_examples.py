@@ -175,7 +175,7 @@ def test_dump_prints_the_request(root: Path) -> None:
         url = f"http://{server.host}:{server.port}/dump?a=b"
         command = ["curl", "-sS", "-H", "X-One: 1", "--data-binary", "the body", url]
         assert subprocess.run(command, capture_output=True, check=True).stdout == b""
-        printed = []
+        printed: list[str] = []
         while not printed or printed[-1] != ">>>":
             printed.append(line_of(server.process))
     assert printed[0] == "Received a POST request for /dump?a=b"
