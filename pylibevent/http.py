@@ -294,7 +294,7 @@ class HttpRequest(Handle):
         return not lib.pyle_request_ptr(self._ptr)
 
     def close(self) -> None:
-        """The same as `cancel()`."""
+        """The same as `cancel()` (evhttp_cancel_request)."""
         self.cancel()
 
     def cancel(self) -> None:
@@ -408,7 +408,7 @@ class HttpRequest(Handle):
         return buffer
 
     def read(self) -> bytes:
-        """Takes all that is in `input_buffer`: the body."""
+        """Takes all that is in `input_buffer`: the body (evbuffer_remove)."""
         buffer = self.input_buffer
         return buffer.remove(len(buffer)) or b""
 
@@ -445,12 +445,13 @@ class HttpServerRequest(HttpRequest):
 
     @property
     def server(self) -> HttpServer:
-        """The server, or the virtual host, whose handler has got it."""
+        """The server, or the virtual host, whose handler has got it
+        (evhttp_connection_get_server)."""
         return self._server
 
     @property
     def remote(self) -> tuple[str, int]:
-        """Where it came from: address and port."""
+        """Where it came from: address and port (evhttp_connection_get_peer)."""
         address = self._text(lib.PYLE_REQUEST_REMOTE, "evhttp_connection_get_peer")
         port = self._number(lib.PYLE_REQUEST_PORT, "evhttp_connection_get_peer")
         return address or "", port
@@ -563,7 +564,8 @@ class HttpServerRequest(HttpRequest):
         after the headers of the reply, and its input has what the client has sent since. A reply
         that has not begun is a 101, with the `output_headers`; to a CONNECT, begin one with 200.
 
-        The request is over with that. Not with TLS (LibeventError).
+        The request is over with that (evhttp_connection_get_bufferevent). Not with TLS
+        (LibeventError).
         """
         from .bufferevent import BufferEvent
 

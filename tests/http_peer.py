@@ -19,59 +19,61 @@ class Reply:
     body: bytes
 
 
-def _chunks(data: bytes) -> tuple[bytes, bytes] | None:
-    """The body, and what is behind it; None: there is more to come."""
-    body = b""
+def _chunks(data: bytearray, at: int) -> tuple[bytes, int] | None:
+    """The body, and where it ends; None: there is more to come."""
+    parts = []
     while True:
-        line, found, data = data.partition(b"\r\n")
-        if not found:
+        end = data.find(b"\r\n", at)
+        if end < 0:
             return None
-        n = int(line, 16)
-        if len(data) < n + 2:
+        n = int(data[at:end], 16)
+        at = end + 2 + n
+        if len(data) < at + 2:
             return None
-        assert data[n : n + 2] == b"\r\n"
-        body += data[:n]
-        data = data[n + 2 :]
+        assert data[at : at + 2] == b"\r\n"
+        parts.append(data[end + 2 : at])
+        at += 2
         if n == 0:
-            return body, data
+            return b"".join(parts), at
 
 
-def parse(data: bytes, ended: bool, method: str) -> tuple[Reply, bytes] | None:
-    """A reply, and what is behind it; None: there is more to come."""
-    head, found, rest = data.partition(b"\r\n\r\n")
-    if not found:
+def parse(data: bytearray, ended: bool, method: str) -> Reply | None:
+    """Takes a reply from the front; None: there is more to come."""
+    at = data.find(b"\r\n\r\n")
+    if at < 0:
         return None
-    line, *lines = head.decode("latin-1").split("\r\n")
+    line, *lines = data[:at].decode("latin-1").split("\r\n")
     version, status, reason = line.split(" ", 2)
     assert version in ("HTTP/1.0", "HTTP/1.1")
     pairs = [one.split(": ", 1) for one in lines]
     headers = {name.lower(): value for name, value in pairs}
-    assert len(headers) == len(pairs), f"repeated headers: {head!r}"
+    assert len(headers) == len(pairs), f"repeated headers: {lines}"
     reply = Reply(int(status), reason, headers, b"")
+    at += 4
     if method == "HEAD" or reply.status in (101, 204, 304):
-        return reply, rest
-    if headers.get("transfer-encoding") == "chunked":
-        answer = _chunks(rest)
+        pass
+    elif headers.get("transfer-encoding") == "chunked":
+        answer = _chunks(data, at)
         if answer is None:
             return None
-        reply.body, rest = answer
-    elif "content-length" in headers:
-        n = int(headers["content-length"])
-        if len(rest) < n:
+        reply.body, at = answer
+    elif "content-length" in headers or ended:
+        n = int(headers.get("content-length", len(data) - at))
+        if len(data) < at + n:
             return None
-        reply.body, rest = rest[:n], rest[n:]
-    elif ended:
-        reply.body, rest = rest, b""
+        reply.body = bytes(data[at : at + n])
+        at += n
     else:
         return None
-    return reply, rest
+    del data[:at]
+    return reply
 
 
 class Client:
     def __init__(self, server: HttpServer, run_until: Callable[..., None]) -> None:
         self.sock = socket.create_connection(server.bound_sockets[0].address, timeout=10)
         self.sock.setblocking(False)
-        self.data = b""
+        self.data = bytearray()
         self.ended = False
         self.run_until = run_until
 
@@ -108,7 +110,7 @@ class Client:
 
     def reply(self, method: str = "GET") -> Reply:
         """The next reply."""
-        found: list[tuple[Reply, bytes]] = []
+        found: list[Reply] = []
 
         def there() -> bool:
             self.read()
@@ -119,13 +121,12 @@ class Client:
             return answer is not None
 
         self.run_until(there)
-        answer, self.data = found[0]
-        return answer
+        return found[0]
 
     def end(self) -> bytes:
         """What else comes until the server closes the connection."""
         self.run_until(self.read)
-        return self.data
+        return bytes(self.data)
 
     def ask(self, head: str, body: bytes = b"") -> Reply:
         """Sends a request, with a Host and a Content-Length, and reads the reply."""

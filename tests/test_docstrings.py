@@ -36,6 +36,10 @@ NO_C_FUNCTION = {
     "DnsServerPort.base": "C has no such call",
     "DnsServerPort.fd": "C has no such call",
     "DnsServerPort.address": "getsockname",
+    "HttpRequest.version": "fields of struct evhttp_request",
+    "HttpServerRequest.base": "C has no such call",
+    "HttpBoundSocket.address": "getsockname",
+    "HttpServer.base": "C has no such call",
 }
 
 

@@ -325,7 +325,7 @@ def test_100_continue_comes_before_the_body(
     client.send(post("Expect: 100-continue", "Content-Length: 5"))
     expected = b"HTTP/1.1 100 Continue\r\n\r\n"
     client.run_until(lambda: client.read() or client.data == expected)
-    client.data = b""
+    client.data.clear()
     client.send(b"12345" + NEXT)
     assert client.reply().status == client.reply().status == 200
     assert seen == [("POST", "/", b"12345"), ("GET", "/next", b"")]

@@ -7,6 +7,7 @@ over before that. Python looks for signals when a call is over, and when a funct
 # ruff: noqa: B023  (each lambda is called in its own turn of the loop)
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dis
 import functools
@@ -36,6 +37,7 @@ from pylibevent import (
     EVLOOP_NONBLOCK,
     EVLOOP_ONCE,
     BufferEvent,
+    ClosedError,
     DnsBase,
     DnsServerPort,
     DnsServerRequest,
@@ -43,6 +45,8 @@ from pylibevent import (
     Event,
     EventBase,
     FileSegment,
+    HttpServer,
+    HttpServerRequest,
     Listener,
     Signal,
     Timer,
@@ -399,13 +403,14 @@ def test_a_socket_given_to_a_listener(base: EventBase) -> None:
         lambda base: Listener.bind(base, lambda *_: None, ("127.0.0.1", 0)),
         lambda base: DnsServerPort(base, ("127.0.0.1", 0), print),
         lambda base: DnsBase(base, EVDNS_BASE_DISABLE_WHEN_INACTIVE),
+        lambda base: HttpServer(base).bind("127.0.0.1", 0),
         BufferEvent.pair,
         BufferEvent.socket,
         lambda base: util.socketpair(),
         lambda base: EventBase(),
         lambda base: Timer(base, lambda: None).add(1),
     ],
-    ids=["bind", "port", "dns", "pair", "socket", "socketpair", "base", "timer"],
+    ids=["bind", "port", "dns", "http", "pair", "socket", "socketpair", "base", "timer"],
 )
 @pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -523,6 +528,94 @@ def test_an_interrupted_loop_loses_no_answer(base: EventBase, how: str) -> None:
             while not request.done:
                 base.loop(EVLOOP_ONCE)
             assert len(got) == 1 or step.done
+
+
+# ---- HTTP: each client gets a whole reply, or the end of its connection ----
+
+
+@contextlib.contextmanager
+def a_request(server: HttpServer) -> Iterator[socket.socket]:
+    with socket.create_connection(server.bound_sockets[0].address, timeout=10) as sock:
+        sock.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody")
+        sock.setblocking(False)
+        yield sock
+
+
+def reply_of(base: EventBase, sock: socket.socket) -> bytes:
+    data = b""
+    deadline = Timer(base, lambda: None)
+    deadline.add(10)
+    while deadline.pending():
+        with contextlib.suppress(BlockingIOError):
+            data += sock.recv(100_000)
+        if b"\r\n\r\n" in data:
+            break
+        base.loop(EVLOOP_ONCE)
+    deadline.close()
+    return data
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda request: request.send_reply(200, None, b"x"),
+        lambda request: request.send_reply(200, "Fine", EvBuffer(b"x")),
+        lambda request: request.send_error(200),
+        lambda request: request.headers["Host"] and request.read() and request.send_reply(200),
+        lambda request: request.on_complete(print) or request.send_reply(200),
+    ],
+    ids=["reply", "buffer", "error", "headers", "on_complete"],
+)
+def test_an_interrupted_loop_loses_no_request(
+    base: EventBase, answer: Callable[[HttpServerRequest], object]
+) -> None:
+    with HttpServer(base) as server:
+        server.set_cb("/", answer)
+        server.bind("127.0.0.1", 0)
+        for step in each_step():
+            with a_request(server) as sock:
+                step.interrupt(lambda: [base.loop(EVLOOP_NONBLOCK) for _ in range(4)])
+                reply = reply_of(base, sock)
+                assert b" 200 " in reply or (step.done and b" 500 " in reply), reply
+
+
+@pytest.mark.parametrize("how", ["reply", "start", "chunk", "end", "take over"])
+def test_an_answer_that_was_interrupted_is_given_or_not(base: EventBase, how: str) -> None:
+    def answer(request: HttpServerRequest) -> None:
+        if how in ("chunk", "end"):
+            request.send_reply_start(200)
+        before = descriptors()
+        step.interrupt(lambda: calls[how](request))
+        if how == "take over":
+            gc.collect(1)
+            assert descriptors() <= before + 1
+            request.cancel()
+            return
+        with contextlib.suppress(ClosedError, RuntimeError):
+            request.send_reply(200)
+        with contextlib.suppress(ClosedError, RuntimeError):
+            request.send_reply_end()
+
+    calls: dict[str, Callable[[HttpServerRequest], object]] = {
+        "reply": lambda request: request.send_reply(200, None, b"x"),
+        "start": lambda request: request.send_reply_start(200),
+        "chunk": lambda request: request.send_reply_chunk(b"x", print),
+        "end": lambda request: request.send_reply_end(),
+        "take over": lambda request: request.take_over().close(),
+    }
+    with HttpServer(base) as server:
+        server.set_cb("/", answer)
+        server.bind("127.0.0.1", 0)
+        for step in each_step():
+            with a_request(server) as sock:
+                if how == "take over":
+                    base.loop(EVLOOP_ONCE)
+                    base.loop(EVLOOP_ONCE)
+                else:
+                    assert b" 200 " in reply_of(base, sock)
+        for bev in [*base._table.values()]:
+            if isinstance(bev, BufferEvent):
+                bev.close()
 
 
 # ---- selectors: what is registered is watched, and nothing else is ----
