@@ -84,6 +84,16 @@ from pylibevent import (
     FileSegmentFlags,
     FilterResult,
     FlushMode,
+    HttpBoundSocket,
+    HttpConnectionFlags,
+    HttpError,
+    HttpHeaders,
+    HttpMethod,
+    HttpRequest,
+    HttpServer,
+    HttpServerFlags,
+    HttpServerRequest,
+    HttpStatus,
     HttpUri,
     HttpUriFlags,
     LibeventError,
@@ -580,6 +590,46 @@ def use_aio() -> None:
     with EventBase() as base, aio.Selector(base) as selector:
         ready: list[tuple[SelectorKey, int]] = selector.select(0)
         assert ready == []
+
+
+def use_http_server() -> None:
+    seen: list[object] = []
+
+    def handler(request: HttpServerRequest, word: str) -> None:
+        headers: HttpHeaders = request.headers
+        host: str = headers["Host"]
+        method: HttpMethod = request.method
+        remote: tuple[str, int] = request.remote
+        seen.extend((host, method, remote[0], request.read(), request.server is server))
+        request.output_headers["X-Word"] = word
+        request.on_complete(lambda request, n: seen.append(n), 1)
+        request.on_error(failed)
+        request.send_reply_start(HttpStatus.HTTP_OK)
+        request.send_reply_chunk(b"part", lambda request: request.send_reply_end())
+
+    def failed(request: HttpServerRequest, error: HttpError) -> None:
+        seen.append((request.uri, error))
+
+    def done(_fd: int, _what: EventFlags) -> None:
+        base.loopexit(0.01)
+
+    with EventBase() as base, HttpServer(base) as server:
+        bound: HttpBoundSocket = server.bind("127.0.0.1", 0)
+        server.set_cb("/", handler, "word")
+        server.set_gencb(lambda request: request.send_error(404))
+        server.allowed_methods = HttpMethod.EVHTTP_REQ_GET
+        server.flags = HttpServerFlags.EVHTTP_SERVER_LINGERING_CLOSE
+        with socket.create_connection(bound.address) as sock:
+            sock.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            base.once(sock, EV_READ, done)
+            base.dispatch()
+            assert b"X-Word: word" in sock.recv(1000)
+    assert seen == ["a", HttpMethod.EVHTTP_REQ_GET, "127.0.0.1", b"", True, 1]
+    request = HttpRequest(print, "argument")
+    request.output_headers.add("A", "b")
+    names: list[str] = [*request.output_headers]
+    flags = HttpConnectionFlags.EVHTTP_CON_REUSE_CONNECTED_ADDR
+    assert (names, int(flags)) == (["A"], 8)
 
 
 def use_versions() -> None:
