@@ -705,9 +705,12 @@ static void write_soon(struct pyle_http_conn *c)
         event_active(&c->bev->ev_write, EV_WRITE, 1);
 }
 
-/* A reply that there was no memory for is none. */
+/* After evhttp has sent something. A reply that there was no memory for is none. */
 static int sent(struct pyle_http_conn *c)
 {
+    /* With a timeout, libevent would add what was made active before it is called. */
+    if (c->plain && c->bev && !(c->bev->ev_write.ev_evcallback.evcb_flags & EVLIST_INSERTED))
+        event_remove_timer(&c->bev->ev_write);
     if (!pyle_went_short())
         return 0;
     drop_conn(c, EVREQ_HTTP_BUFFER_ERROR);
