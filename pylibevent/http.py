@@ -9,7 +9,15 @@ import functools
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, ItemsView, Iterator, KeysView, MutableMapping, ValuesView
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    MutableMapping,
+    ValuesView,
+)
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -154,6 +162,20 @@ class HttpHeaders(MutableMapping[str, str]):
     def add(self, name: str, value: str) -> None:
         """Adds one at the end, whatever there is of that name (evhttp_add_header)."""
         self._put(lib.pyle_headers_add, name, value)
+
+    def extend(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Adds all of these (name, value) at the end, whatever there is of those names. At a
+        ValueError those before are there."""
+        parts: list[str] = []
+        for name, value in pairs:
+            parts += (name, value)
+        string = b"".join([_latin(part, "a header's part") + b"\0" for part in parts])
+        if string.count(0) != len(parts):
+            raise ValueError(f"evhttp_add_header: a NUL in {parts!r}")
+        rc = lib.pyle_headers_extend(self._request._ptr, self._input, string, len(string))
+        if rc == RANGE:
+            raise ValueError(f"evhttp_add_header: no headers: {parts!r}")
+        self._check(rc, "evhttp_add_header")
 
     def _put(self, how: Callable[..., int], name: str, value: str) -> None:
         key, string = _name(name), _latin(value, "value")
@@ -907,12 +929,13 @@ class HttpServer(Handle):
     def close(self) -> None:
         """Closes it, and its connections, now (evhttp_free): requests that wait are over. Its
         virtual hosts stay. May be called twice, and in its own callbacks."""
-        self._check(lib.pyle_http_close(self._ptr, 0), "evhttp_free")
+        telling = self._check(lib.pyle_http_close(self._ptr, 0), "evhttp_free")
         table = self._base._table
         for route in (*self._routes.values(), self._gencb):
             if route is not None:
                 table.pop(route._token, None)
-        table.pop(self._token, None)
+        if not telling:  # or the base's end would have to see to that
+            table.pop(self._token, None)
         self._forget()
 
     def _close_with_base(self, _token: int) -> None:
@@ -971,6 +994,12 @@ class HttpServer(Handle):
     def bound_sockets(self) -> list[HttpBoundSocket]:
         """Where it listens (evhttp_foreach_bound_socket)."""
         return [bound for bound in self._bound if not bound.closed]
+
+    @property
+    def unanswered(self) -> int:
+        """How many requests have come whose replies are not written yet. A server that ends closes
+        where it listens, runs the loop until this is 0, and closes."""
+        return self._check(lib.pyle_http_unanswered(self._ptr), "evhttp")
 
     # ---- handlers ----
 
@@ -1145,6 +1174,8 @@ class HttpServer(Handle):
     @timeout.setter
     def timeout(self, timeout: Seconds | None) -> None:
         number = seconds(timeout)
+        if number == 0:
+            raise ValueError("timeout must be more than 0, or None")
         self._check(lib.pyle_http_set_timeout(self._ptr, number), "evhttp_set_timeout")
         self._timeout = number if number >= 0 else None
 

@@ -35,6 +35,7 @@ NO_C_FUNCTION = {
     "HttpConnection.connected": "libevent does not tell",
     "HttpRequest.done": "C does not know",
     "HttpRequest.exception": "libevent does not keep it",
+    "HttpServer.unanswered": "libevent does not tell",
     "DnsServerPort.base": "C has no such call",
     "DnsServerPort.fd": "C has no such call",
     "DnsServerPort.address": "getsockname",

@@ -433,6 +433,55 @@ int pyle_headers_clear(struct pyle_request *r, int input)
     return pyle_request_leave(r, 0);
 }
 
+/* pairs as those of pyle_headers_all(), n bytes of them. */
+int pyle_headers_extend(struct pyle_request *r, int input, const char *pairs, size_t n)
+{
+    const char *name, *value, *end = pairs + n;
+    int rc = pyle_request_enter(r);
+
+    if (rc < 0)
+        return rc;
+    for (name = pairs; rc == 0 && name < end; name = value + strlen(value) + 1) {
+        value = name + strlen(name) + 1;
+        if (value > end || !pyle_is_token(name, (size_t)(value - name - 1)) || !is_value(value, strlen(value)))
+            rc = PYLE_RANGE;
+        else if (evhttp_add_header(headers_of(r, input), name, value) < 0)
+            rc = PYLE_NOMEM;
+    }
+    return pyle_request_leave(r, rc);
+}
+
+/* What a gateway asks for, in one piece: method, HTTP's version, length of the body, port, address,
+ * URI and the headers, NUL behind each. */
+int pyle_request_all(struct pyle_request *r, struct pyle_text *text)
+{
+    struct evhttp_request *req;
+    struct evkeyval *h;
+    size_t n = 96;
+    char *to;
+    int rc = pyle_request_enter(r);
+
+    if (rc < 0)
+        return rc;
+    req = r->req;
+    n += strlen(req->remote_host ? req->remote_host : "") + strlen(req->uri ? req->uri : "");
+    for (h = req->input_headers->tqh_first; h; h = h->next.tqe_next)
+        n += strlen(h->key) + strlen(h->value) + 2;
+    if (!(to = malloc(n)))
+        return pyle_request_leave(r, PYLE_NOMEM);
+    text->bytes = to;
+    to += sprintf(to, "%d%cHTTP/%d.%d%c%zu%c%u", (int)req->type, 0, req->major, req->minor, 0,
+                  evbuffer_get_length(req->input_buffer), 0, req->remote_port) + 1;
+    to = stpcpy(to, req->remote_host ? req->remote_host : "") + 1;
+    to = stpcpy(to, req->uri ? req->uri : "") + 1;
+    for (h = req->input_headers->tqh_first; h; h = h->next.tqe_next) {
+        to = stpcpy(to, h->key) + 1;
+        to = stpcpy(to, h->value) + 1;
+    }
+    text->n = (size_t)(to - text->bytes);
+    return pyle_request_leave(r, 0);
+}
+
 /* ---- the server ----
  * Each connection is known to us from the moment that it is accepted: evhttp asks us for its
  * bufferevent. Python is called by the handlers' callback and, for everything else, by an event of
@@ -459,6 +508,7 @@ struct pyle_http {
     struct pyle_request *queue, **queue_end; /* under the base's lock */
     double timeout;            /* < 0: none */
     char *content_type;
+    size_t max_headers, max_body;
     int bevcb;                 /* Python makes the bufferevents */
     int in_bevcb, doomed;
     struct pyle_http *next_doomed;
@@ -489,6 +539,7 @@ struct pyle_http_conn {
     struct pyle_request *r;    /* what evhttp has, counted */
     int refs;
     int fd;
+    size_t most;               /* of input, that it has a use for */
     int plain;                 /* a socket without TLS, our own */
     int refused;
     int taken;                 /* take_over() */
@@ -641,6 +692,12 @@ static void drop_conn(struct pyle_http_conn *c, int error)
     evhttp_connection_free(c->evcon);
 }
 
+/* By us, or (userdone) by a C library. */
+static int unanswered(struct pyle_request *r)
+{
+    return r->conn && r->answered < 2 && !r->req->userdone;
+}
+
 static int needs_body(int code, enum evhttp_cmd_type type)
 {
     return code >= 200 && code != HTTP_NOCONTENT && code != HTTP_NOTMODIFIED &&
@@ -655,9 +712,12 @@ static void write_soon(struct pyle_http_conn *c)
         event_active(&c->bev->ev_write, EV_WRITE, 1);
 }
 
-/* A reply that there was no memory for is none. */
+/* After evhttp has sent something. A reply that there was no memory for is none. */
 static int sent(struct pyle_http_conn *c)
 {
+    /* With a timeout, libevent would add what was made active before it is called. */
+    if (c->plain && c->bev && !(c->bev->ev_write.ev_evcallback.evcb_flags & EVLIST_INSERTED))
+        event_remove_timer(&c->bev->ev_write);
     if (!pyle_went_short())
         return 0;
     drop_conn(c, EVREQ_HTTP_BUFFER_ERROR);
@@ -832,7 +892,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
-    if (!r || !c->bev)
+    if (!r || !c->bev || !unanswered(r))
         return;
     if (evbuffer_get_length(bufferevent_get_output(c->bev)) > 0) {
         restart_timer(c); /* it is the client who takes long, which is the other timeout's */
@@ -1036,6 +1096,8 @@ static void adopt(struct pyle_http *s)
         bufferevent_decref(bev); /* evhttp has it */
         c->evcon = arg;
         c->fd = bufferevent_getfd(bev);
+        c->most = s->max_headers + s->max_body > s->max_body ? s->max_headers + s->max_body : SIZE_MAX;
+        c->most = c->most + 4 * MOST_AHEAD > c->most ? c->most + 4 * MOST_AHEAD : SIZE_MAX;
         c->next = s->conns;
         c->to_this = &s->conns;
         if (c->next)
@@ -1136,8 +1198,13 @@ static void on_input(struct evbuffer *input, const struct evbuffer_cb_info *info
         c->shaken = 1;
         pyle_get_tls_hooks()->event(c->tls, c->bev, BEV_EVENT_CONNECTED, 0);
     }
-    if (info->n_added)
+    if (info->n_added) {
         bound_input(c);
+        if (info->orig_size + info->n_added > c->most) { /* behind a request that evhttp has refused */
+            c->refused = c->s->refuses = 1;
+            event_active(&c->s->adopt_event, EV_TIMEOUT, 1);
+        }
+    }
     if (c->bad) { /* and evhttp should have ended it */
         if (c->bad > 1 && info->n_added && info->orig_size == 0 && !c->r &&
             evbuffer_get_length(bufferevent_get_output(c->bev)) == 0) {
@@ -1247,7 +1314,7 @@ static void deliver(struct pyle_request *r)
     if (answer == PYLE_RETRY && r->conn && !r->answered) {
         r->undelivered = 1;
         queue(r);
-    } else if (r->conn && r->answered < 2 && !pb->closed) {
+    } else if (unanswered(r) && !pb->closed) {
         if (answer != PYLE_DONE || !r->python) {
             give_up(r, HTTP_INTERNAL, "Internal Server Error", EVREQ_HTTP_REQUEST_CANCEL);
             if (answer == PYLE_ERROR)
@@ -1335,7 +1402,7 @@ static void on_soon(evutil_socket_t fd, short what, void *arg)
     hold_http(s);
     if (r->conn && r->undelivered) {
         deliver(r);
-    } else if (r->conn && !r->python && !r->told && r->answered < 2) {
+    } else if (unanswered(r) && !r->python && !r->told) {
         give_up(r, HTTP_INTERNAL, "Internal Server Error", EVREQ_HTTP_REQUEST_CANCEL);
     } else if (r->pending) {
         bit = r->pending & PYLE_HTTP_CHUNK ? PYLE_HTTP_CHUNK
@@ -1652,6 +1719,18 @@ void pyle_http_untell(struct pyle_request *r)
     r->told = r->pending = 0;
 }
 
+/* How many requests have come whose replies are not written. */
+int pyle_http_unanswered(struct pyle_http *s)
+{
+    struct pyle_http_conn *c;
+    int n = 0;
+
+    CHECK(s);
+    for (c = s->conns; c; c = c->next)
+        n += c->r != NULL;
+    return n;
+}
+
 /* ---- the server's life ---- */
 
 struct pyle_http *pyle_http_new(struct pyle_owned *owned, struct pyle_base *pb, long long token)
@@ -1808,7 +1887,7 @@ int pyle_http_close(struct pyle_http *s, int by_base)
     if (!by_base) {
         int rc = check_http(s);
         if (rc < 0)
-            return rc == PYLE_CLOSED ? 0 : rc;
+            return rc == PYLE_CLOSED ? s->queue != NULL : rc;
     }
     if (s->in_bevcb) { /* evhttp is in the middle of taking a connection */
         if (!s->doomed)
@@ -1834,7 +1913,7 @@ int pyle_http_close(struct pyle_http *s, int by_base)
         event_del(&s->soon_event);
         event_debug_unassign(&s->soon_event);
     }
-    return 0;
+    return s->queue != NULL;
 }
 
 /* The base goes. */
@@ -1974,8 +2053,14 @@ int pyle_http_set(struct pyle_http *s, int what, long long value)
     CHECK(s);
     switch (what) {
     case PYLE_HTTP_METHODS: evhttp_set_allowed_methods(s->http, (ev_uint16_t)value); break;
-    case PYLE_HTTP_MAX_HEADERS: evhttp_set_max_headers_size(s->http, (ev_ssize_t)value); break;
-    case PYLE_HTTP_MAX_BODY: evhttp_set_max_body_size(s->http, (ev_ssize_t)value); break;
+    case PYLE_HTTP_MAX_HEADERS:
+        s->max_headers = (size_t)value;
+        evhttp_set_max_headers_size(s->http, (ev_ssize_t)value);
+        break;
+    case PYLE_HTTP_MAX_BODY:
+        s->max_body = (size_t)value;
+        evhttp_set_max_body_size(s->http, (ev_ssize_t)value);
+        break;
     case PYLE_HTTP_FLAGS: evhttp_set_flags(s->http, (int)value); break;
     case PYLE_HTTP_BEVCB: s->bevcb = value != 0; break;
     default: break;
