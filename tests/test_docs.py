@@ -28,10 +28,15 @@ import trustme
 from processes import read_to_end
 
 import pylibevent
+from pylibevent import lib
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    ROOT / "examples" / "README.md",
+    *sorted(DOCS.rglob("*.md")),
+]
 FENCE = re.compile(r"^```(\{?[\w-]*\}?)(?: (\w+))?\n(.*?)^```$", re.M | re.S)
 LANGUAGES = {"", "c", "console", "python", "sh", "text", "yaml", "{eval-rst}", "{toctree}"}
 SEPARATOR = "-- the end of a block --"
@@ -250,7 +255,7 @@ def what_a_client_may_cost_is_bounded(program: Program) -> None:
 
 @peer("workers")
 def several_processes_answer(program: Program) -> None:
-    pids = set()
+    pids: set[int] = set()
     deadline = time.monotonic() + 20
     while len(pids) < 3 and time.monotonic() < deadline:
         pid, line = program.talk(8899, b"hello\n").split(b": ")
@@ -389,6 +394,85 @@ def test_a_c_program_does_what_it_is_for(block: Block, folder: Path) -> None:
         check=True,
     )
     check([str(program)], ports, PEERS[block.name], folder)
+
+
+# ---- the README ----
+
+README = (ROOT / "README.md").read_text()
+
+
+def make(*arguments: str) -> list[str]:
+    return ["make", "-C", str(ROOT), "--no-print-directory", f"VENV={sys.prefix}", *arguments]
+
+
+def test_its_first_command_starts_the_echo_server() -> None:
+    """In the environment of `make test`; another one is not to be changed by a test."""
+    assert re.search(r"^```sh\nmake echo ", README, re.M)
+    env = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    ready = shutil.which("make") and subprocess.run(
+        make("-q", f"{sys.prefix}/installed"), env=env, capture_output=True, check=False
+    )
+    if not ready or ready.returncode:
+        pytest.skip("not an environment that make has made")
+    process = subprocess.Popen(
+        make("echo", "ARGS=--port 0"),
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stderr
+        found = re.search(r"listening on .*:(\d+)$", process.stderr.readline())
+        assert found
+        with socket.create_connection(("127.0.0.1", int(found[1])), timeout=20) as sock:
+            assert answered(sock, b"hello\n") == b"Client msg hello\n"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.communicate(timeout=20)
+
+
+def test_each_target_that_the_pages_name_is_makes() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = {
+        name
+        for page in PAGES
+        for name in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.M)
+    }
+    assert named >= {"echo", "test", "bench"}
+    assert named <= targets
+
+
+def test_the_calls_of_its_table_exist() -> None:
+    table = README[README.index("| libevent in C |") : README.index("## Speed")]
+    rows = re.findall(r"^\| `(.*)` \| (.*) \|$", table, re.M)
+    assert len(rows) == 10
+    for c, python in rows:
+        for name in re.findall(r"(\w+)\(", c.replace("sizeof(", "")):
+            assert hasattr(lib, name)
+        for name in re.findall(r"\b([A-Z]\w+)\(", python):
+            assert hasattr(pylibevent, name)
+
+
+def test_what_the_pages_link_to_is_there() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_map_names_each_module_and_each_c_source() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    table = text[text.index("## The map") : text.index("## A call in five steps")]
+    named = set(re.findall(r"[\w/]+\.(?:py|c|h)\b", table))
+    package = ROOT / "pylibevent"
+    folders = (package, package / "_cffi", package / "_cffi/cdef", package / "_cffi/src", ROOT)
+    folders += (ROOT / "tests",)
+    missing = [n for n in named if not any((folder / n).exists() for folder in folders)]
+    assert set(missing) <= {name for name in named if name.startswith("event2/")}
+    modules = {path.name for path in package.glob("*.py") if not path.name.startswith("_")}
+    sources = {path.name for path in (package / "_cffi/src").glob("*.c")}
+    helpers = {"constants.py", "pytest_plugin.py", "log.c", "memory.c"}
+    assert (modules | sources) - named <= helpers
 
 
 # ---- the reference ----
