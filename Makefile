@@ -58,6 +58,9 @@ lint: $(VENV)/installed-test $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+	PYTHONPATH=. PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python \
+		--verifytypes pylibevent --ignoreexternal >$(VENV)/types || { cat $(VENV)/types; exit 1; }
+	@grep score $(VENV)/types
 	$(BIN)/python scripts/make_stub.py --check
 	$(BIN)/python scripts/api_coverage.py --check
 	@set -e; for file in pylibevent/_cffi/src/*.c benchmarks/c/*.c; do \

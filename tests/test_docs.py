@@ -465,8 +465,8 @@ def test_the_map_names_each_module_and_each_c_source() -> None:
     table = text[text.index("## The map") : text.index("## A call in five steps")]
     named = set(re.findall(r"[\w/]+\.(?:py|c|h)\b", table))
     package = ROOT / "pylibevent"
-    folders = (package, package / "_cffi", package / "_cffi/cdef", package / "_cffi/src", ROOT)
-    folders += (ROOT / "tests",)
+    cffi = package / "_cffi"
+    folders = (package, cffi, cffi / "cdef", cffi / "src", ROOT, ROOT / "tests")
     missing = [n for n in named if not any((folder / n).exists() for folder in folders)]
     assert set(missing) <= {name for name in named if name.startswith("event2/")}
     modules = {path.name for path in package.glob("*.py") if not path.name.startswith("_")}
