@@ -117,6 +117,22 @@ def test_the_blocks_of_a_page_run(page: str, folder: Path) -> None:
             assert output == block.output, str(block)
 
 
+def test_the_tests_on_a_page_pass(folder: Path) -> None:
+    found = [b for found in IN_ORDER.values() for b in found if "def test_" in b.code]
+    assert {block.page.name for block in found} == {"pytest.md"}
+    script = folder / "test_page.py"
+    script.write_text("\n".join(block.code for block in found))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", script],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1].startswith(f"{len(found)} passed"), done.stdout
+
+
 # ---- Python, whole programs ----
 
 
