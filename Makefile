@@ -5,13 +5,14 @@ VENV   ?= .venv$(patsubst %,-%,$(subst /,_,$(filter-out python3,$(PYTHON))))
 BIN     = $(VENV)/bin
 CFLAGS_LINT = -std=gnu11 -Wall -Wextra -Werror -fsyntax-only -Ipylibevent/_cffi/src
 RESULTS = benchmarks/results
+DOCS    = docs/_build/html
 MINUTES ?= 5
 BUILD_INPUTS = pyproject.toml setup.py build_libevent.py pylibevent/_version.py \
 	$(wildcard pylibevent/_cffi/*/*.[ch])
 export PYTHON VENV
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help echo test test-asyncio sanitize valgrind soak fuzz bench lint generate clean
+.PHONY: help echo test test-asyncio sanitize valgrind soak fuzz bench docs lint generate clean
 
 help:
 	@echo 'make echo [ARGS="--port 8899"]         install what is missing, build, run examples/echo_server.py'
@@ -22,6 +23,7 @@ help:
 	@echo 'make soak [MINUTES=5] [SEED=1]         1,000 clients of every kind against the echo server and the proxy'
 	@echo 'make fuzz [MINUTES=10] [SEED=n]          random steps and bytes, seed after seed: SEED=n repeats what has failed'
 	@echo 'make bench [BENCH_ARGS="--quick"]      all benchmarks: table, JSON, plots into $(RESULTS)'
+	@echo 'make docs                              the manual, into $(DOCS): open index.html there'
 	@echo 'make lint                              ruff, mypy --strict, pyright, the C compiler with its warnings as errors'
 	@echo 'make generate                          write what is made by scripts: the raw layer'\''s types, docs/api_coverage.md'
 	@echo 'make clean                             remove the virtual environment and all that was built'
@@ -52,11 +54,17 @@ bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks --table $(RESULTS)/results.md --json $(RESULTS)/results.json \
 		--plots $(RESULTS) $(BENCH_ARGS)
 
+docs: $(VENV)/installed-docs
+	$(BIN)/sphinx-build -q -E -W --keep-going -b html docs $(DOCS)
+
 lint: $(VENV)/installed-test $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+	PYTHONPATH=. PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python \
+		--verifytypes pylibevent --ignoreexternal >$(VENV)/types || { cat $(VENV)/types; exit 1; }
+	@grep score $(VENV)/types
 	$(BIN)/python scripts/make_stub.py --check
 	$(BIN)/python scripts/api_coverage.py --check
 	@set -e; for file in pylibevent/_cffi/src/*.c benchmarks/c/*.c; do \
@@ -78,5 +86,5 @@ $(VENV)/installed-%: $(VENV)/installed pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv .venv-* build dist *.egg-info pylibevent/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv .venv-* build dist docs/_build *.egg-info pylibevent/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

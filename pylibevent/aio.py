@@ -96,12 +96,12 @@ class Selector(selectors.BaseSelector):
     def __init__(self, base: EventBase) -> None:
         if not isinstance(base, EventBase):
             raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
-        self.base = base
-        self.stopped = False
+        self.base: EventBase = base
+        self.stopped: bool = False
         """Whether loopexit or loopbreak came in the last round."""
-        self.at_once = True
+        self.at_once: bool = True
         """What `waiting` is in `select`."""
-        self.waiting = False
+        self.waiting: bool = False
         """Whether what a callback wakes may go on inside of it."""
         self._poll = _Poll(base)
         self._ptr = self._poll._ptr
@@ -460,15 +460,15 @@ class _Stream(BufferEvent):
     __slots__ = ("drained", "eof", "exception", "full", "gone", "loop", "over", "reading", "shut")
 
     def _begin(self, loop: EventLoop) -> None:
-        self.loop = loop
+        self.loop: EventLoop = loop
         self.reading: asyncio.Future[None] | None = None  # who waits for input
         self.drained: asyncio.Future[None] | None = None  # who waits for the output to go
         self.gone: asyncio.Future[None] | None = None  # who waits for the end
-        self.eof = False  # no more input
+        self.eof: bool = False  # no more input
         self.exception: Exception | None = None
-        self.full = False  # the output was above its mark
-        self.shut = False  # write_eof() was called
-        self.over = False  # it is closed
+        self.full: bool = False  # the output was above its mark
+        self.shut: bool = False  # write_eof() was called
+        self.over: bool = False  # it is closed
 
     def _go(self, limit: int) -> None:
         self.setwatermark(EV_READ, 0, 2 * limit)

@@ -8,7 +8,7 @@ import operator
 import re
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from . import _callbacks as cb
 from ._args import MAX_SIZE, FileDescriptor, data, fileno, function, integer, only, pointer, size
@@ -66,8 +66,8 @@ class BufferPosition:
     __slots__ = ("length", "pos")
 
     def __init__(self, pos: int, length: int = 0) -> None:
-        self.pos = pos
-        self.length = length
+        self.pos: int = pos
+        self.length: int = length
 
     def __index__(self) -> int:
         return operator.index(self.pos)
@@ -106,10 +106,10 @@ class CallbackEntry:
 
     def __init__(self, buffer: EvBuffer, callback: ChangeCallback, args: tuple[Any, ...]) -> None:
         self._buffer = weakref.ref(buffer)
-        self.callback = callback
-        self.args = args
-        self.active = True
-        self.enabled = True
+        self.callback: ChangeCallback = callback
+        self.args: tuple[Any, ...] = args
+        self.active: bool = True
+        self.enabled: bool = True
 
     def set_flags(self, flags: int) -> None:
         """Has it called again: EVBUFFER_CB_ENABLED is the one flag (evbuffer_cb_set_flags)."""
@@ -318,7 +318,7 @@ class EvBuffer(Handle):
             return bytes(self) == other
         return NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # it changes
 
     def __contains__(self, what: Bytes) -> bool:
         return self.search(what) is not None

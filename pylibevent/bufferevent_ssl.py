@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 try:
     from ._libevent_ssl import ffi, lib
-except ImportError as error:
-    _missing: ImportError | None = error
+except ImportError as _import_error:
+    _missing: ImportError | None = _import_error
 else:
     _missing = None
 

@@ -69,7 +69,7 @@ class DnsError(socket.gaierror):
     def __init__(self, code: int) -> None:
         text = ffi.string(lib.evdns_err_to_string(code))
         super().__init__(_EAI.get(DnsErrorCode(code), socket.EAI_FAIL), str(text, "ascii"))
-        self.code = DnsErrorCode(code)
+        self.code: DnsErrorCode = DnsErrorCode(code)
 
 
 @dataclass(frozen=True)

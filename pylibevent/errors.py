@@ -57,7 +57,7 @@ class Stash(threading.local):
         self.exceptions: list[BaseException] = []
 
 
-stash = Stash()
+stash: Stash = Stash()
 
 
 def stashed() -> list[BaseException]:

@@ -1,4 +1,4 @@
-"""What every test has: a base, a way to run it until something has happened, and a balance."""
+"""What every test has besides the fixtures of our pytest plugin: a balance."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import gc
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from common import FUZZ, PATIENCE, SANITIZED
 from hypothesis import settings
 
-from pylibevent import EVLOOP_ONCE, EventBase, Timer, ffi, lib
+from pylibevent import EventBase, lib
 from pylibevent import _callbacks as cb
 from pylibevent.errors import stash
+from pylibevent.pytest_plugin import RunUntil
+from pytest_pylibevent import alive
 
-RunUntil = Callable[..., None]
+__all__ = ["RunUntil", "alive"]
 
 
 def open_descriptors() -> set[str]:
@@ -29,12 +31,6 @@ def open_descriptors() -> set[str]:
         except OSError:  # listdir's own
             continue
     return found
-
-
-def alive() -> dict[str, int]:
-    """How many structs of each kind our C source has."""
-    kinds = ffi.typeof("enum pyle_thing").elements
-    return {name: lib.pyle_alive(kind) for kind, name in kinds.items()}
 
 
 # `make fuzz` sets the second one: with --hypothesis-seed each run is another, and can be repeated.
@@ -106,29 +102,9 @@ def _balance(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def base() -> Iterator[EventBase]:
-    base = EventBase()
-    yield base
-    base.close()
-
-
-@pytest.fixture
-def run_until(base: EventBase) -> RunUntil:
-    """run_until(predicate, timeout=5): runs the loop until predicate() is true."""
-
-    def run_until(predicate: Callable[[], object], timeout: float = 5) -> None:
-        late: list[bool] = []
-        deadline = Timer(base, late.append, True)
-        deadline.add(timeout * PATIENCE)
-        try:
-            while not predicate():
-                base.loop(EVLOOP_ONCE)
-                assert not late or predicate(), f"it did not happen within {timeout} s"
-        finally:
-            if not base.closed:
-                deadline.close()
-
-    return run_until
+def base(event_base: EventBase) -> EventBase:
+    """The plugin's, by a shorter name."""
+    return event_base
 
 
 @pytest.fixture

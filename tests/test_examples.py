@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import resource
 import selectors
 import shutil
@@ -263,29 +262,3 @@ def test_the_client_says_why_it_cannot_connect() -> None:
     assert done.returncode == 1
     assert b"refused" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-# ---- the README ----
-
-
-def test_the_readmes_server_answers_lines() -> None:
-    readme = (EXAMPLES.parent / "README.md").read_text()
-    found = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert found
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    code = found[1].replace("8899", str(port))
-    process = subprocess.Popen([sys.executable, "-c", code], text=True)
-    server = Server(process, port)
-    try:
-        late = time.monotonic() + 10
-        while True:
-            try:
-                answer = server.talk(b"hello\nworld\n")
-                break
-            except ConnectionRefusedError:
-                assert time.monotonic() < late
-        assert answer == b"Client msg hello\nClient msg world\n"
-    finally:
-        process.kill()
-        process.wait()
