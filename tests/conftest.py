@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from common import FUZZ, PATIENCE, SANITIZED
+from common import FUZZ, SANITIZED
 from hypothesis import settings
 
 from pylibevent import EventBase, lib

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import http.client
 import os
 import re
 import select
@@ -315,6 +316,38 @@ def a_server_is_verified_and_talked_to(program: Program) -> None:
             tls.unwrap().close()
     output, errors = program.process.communicate(timeout=20)
     assert (output, errors) == ("TLSv1.3\nhello yourself\n", "")
+
+
+@peer("http_server")
+def every_path_but_one_is_not_found(program: Program) -> None:
+    program.connect(8880).close()
+    conn = http.client.HTTPConnection("127.0.0.1", program.ports[8880], timeout=20)
+    for path, status, body in (("/", 200, b"Hello, World!"), ("/other", 404, b"Not Found")):
+        conn.request("GET", path)
+        reply = conn.getresponse()
+        assert reply.status == status
+        assert body in reply.read()
+    conn.close()
+    program.stop()
+
+
+@peer("http_client")
+def a_form_is_posted(program: Program) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(program.folder / "cert.pem", program.folder / "key.pem")
+    with socket.create_server(("127.0.0.1", program.ports[8443])) as server:
+        server.settimeout(20)
+        sock, _ = server.accept()
+        with context.wrap_socket(sock, server_side=True) as tls, tls.makefile("rwb") as file:
+            assert file.readline() == b"POST /form?x=1 HTTP/1.1\r\n"
+            while file.readline() != b"\r\n":
+                pass
+            assert file.read(5) == b"hello"
+            file.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Type: a/b\r\n\r\nyes")
+            file.flush()
+            tls.unwrap().close()
+    output, errors = program.process.communicate(timeout=20)
+    assert (output, errors) == ("200 a/b b'yes'\n", "")
 
 
 def free_port() -> int:
