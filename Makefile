@@ -12,12 +12,13 @@ BUILD_INPUTS = pyproject.toml setup.py build_libevent.py pylibevent/_version.py 
 export PYTHON VENV
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help echo test test-asyncio sanitize valgrind soak fuzz bench docs lint generate clean
+.PHONY: help echo test test-asyncio test-abi3 sanitize valgrind soak fuzz bench docs lint generate clean
 
 help:
 	@echo 'make echo [ARGS="--port 8899"]         install what is missing, build, run examples/echo_server.py'
 	@echo 'make test [PYTEST_ARGS="-k buffer"]    the same set-up, then the tests'
 	@echo 'make test-asyncio                       CPython'\''s own tests of asyncio on aio.EventLoop, all of them'
+	@echo 'make test-abi3 [PYTEST_ARGS=...]        the tests with one wheel on each CPython that is here'
 	@echo 'make sanitize [PYTEST_ARGS=...]         the tests with AddressSanitizer, LeakSanitizer and UBSan'
 	@echo 'make valgrind [PYTEST_ARGS=...]         the tests of the core classes under valgrind'
 	@echo 'make soak [MINUTES=5] [SEED=1]         1,000 clients of every kind against the echo server and the proxy'
@@ -37,6 +38,9 @@ test: $(VENV)/installed-test
 
 test-asyncio: $(VENV)/installed
 	$(BIN)/python scripts/asyncio_suite.py $(ARGS)
+
+test-abi3: $(VENV)/installed
+	@scripts/abi3.sh $(BIN)/python $(PYTEST_ARGS)
 
 sanitize:
 	@scripts/sanitize.sh $(PYTEST_ARGS)
