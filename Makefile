@@ -12,7 +12,7 @@ BUILD_INPUTS = pyproject.toml setup.py build_libevent.py pylibevent/_version.py 
 export PYTHON VENV
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help echo test test-asyncio test-abi3 sanitize valgrind soak fuzz bench docs lint generate clean
+.PHONY: help echo test test-asyncio test-abi3 sanitize valgrind soak fuzz bench docs wheel lint generate clean
 
 help:
 	@echo 'make echo [ARGS="--port 8899"]         install what is missing, build, run examples/echo_server.py'
@@ -25,6 +25,7 @@ help:
 	@echo 'make fuzz [MINUTES=10] [SEED=n]          random steps and bytes, seed after seed: SEED=n repeats what has failed'
 	@echo 'make bench [BENCH_ARGS="--quick"]      all benchmarks: table, JSON, plots into $(RESULTS)'
 	@echo 'make docs                              the manual, into $(DOCS): open index.html there'
+	@echo 'make wheel                             the sdist and one wheel with libevent inside, tested: dist/'
 	@echo 'make lint                              ruff, mypy --strict, pyright, the C compiler with its warnings as errors'
 	@echo 'make generate                          write what is made by scripts: the raw layer'\''s types, docs/api_coverage.md'
 	@echo 'make clean                             remove the virtual environment and all that was built'
@@ -40,7 +41,9 @@ test-asyncio: $(VENV)/installed
 	$(BIN)/python scripts/asyncio_suite.py $(ARGS)
 
 test-abi3: $(VENV)/installed
-	@scripts/abi3.sh $(BIN)/python $(PYTEST_ARGS)
+	rm -rf build/abi3
+	$(BIN)/python -m pip wheel -q --no-deps -w build/abi3 .
+	@scripts/test_wheel.sh build/abi3/*.whl $(PYTEST_ARGS)
 
 sanitize:
 	@scripts/sanitize.sh $(PYTEST_ARGS)
@@ -60,6 +63,9 @@ bench: $(VENV)/installed-bench
 
 docs: $(VENV)/installed-docs
 	$(BIN)/sphinx-build -q -E -W --keep-going -b html docs $(DOCS)
+
+wheel: $(VENV)/installed
+	@scripts/wheel.sh $(BIN)/python
 
 lint: $(VENV)/installed-test $(VENV)/installed-dev
 	$(BIN)/ruff check .
