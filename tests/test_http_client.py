@@ -1008,6 +1008,23 @@ def test_each_request_ends_whatever_the_server_says(
     assert {0, 200} <= codes
 
 
+@measures_memory
+def test_what_comes_while_a_request_is_sent_is_bounded(
+    base: EventBase, serve: Serve, fetch: Fetch
+) -> None:
+    def talk(link: Link) -> None:
+        link.sock.recv(1)
+        for _ in range(2000):
+            link.send(b"x" * 100_000)
+
+    peer = serve(talk)
+    before = resident()
+    with connection(base, peer, max_body_size=1_000_000) as conn:
+        result = fetch(conn, EVHTTP_REQ_POST, body=b"x" * 20_000_000)
+        assert result.error == EVREQ_HTTP_DATA_TOO_LONG
+    assert resident() - before < 64 << 20
+
+
 @pytest.mark.parametrize("chunked", [None, True])
 @pytest.mark.parametrize(
     "reply",
@@ -1755,6 +1772,7 @@ def test_a_dns_base_that_is_closed_already_fails_the_request(
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    pytest.importorskip("pylibevent._libevent_ssl")
     return Certificates(tmp_path_factory.mktemp("certificates"))
 
 

@@ -16,6 +16,7 @@
 #define MOST_INFORMED 16       /* replies of 1xx before the one that counts */
 #define MOST_LINE 4096         /* of the line with a chunk's size, about which evhttp asks nothing */
 #define MOST_BODY (64LL << 20)
+#define MOST_EARLY (64 << 10)    /* besides, while a request is written */
 #define WATCH_SECONDS 1
 
 enum { IDLE, ASKED, RUNNING, WAITING };
@@ -241,13 +242,18 @@ static void on_input(struct evbuffer *buf, const struct evbuffer_cb_info *info, 
 {
     struct pyle_client *c = arg;
     struct pyle_exchange *x = c->running;
-    ssize_t end;
+    int too_long = 0;
 
-    if (!x || x->refused || info->n_added == 0 || info->orig_size < MOST_LINE ||
-        !x->r->req->chunked || x->r->req->ntoread >= 0)
+    if (!x || x->refused || info->n_added == 0 || info->orig_size < MOST_LINE)
         return;
-    end = evbuffer_search_eol(buf, NULL, NULL, EVBUFFER_EOL_LF).pos;
-    if (end < 0 || (size_t)end >= info->orig_size) {
+    if (evbuffer_get_length(bufferevent_get_output(c->bev)) > 0) {
+        /* What comes before all of a request is written, evhttp leaves there. */
+        too_long = info->orig_size > (size_t)(c->max_body >= 0 ? c->max_body : MOST_BODY) + MOST_EARLY;
+    } else if (x->r->req->chunked && x->r->req->ntoread < 0) {
+        ssize_t end = evbuffer_search_eol(buf, NULL, NULL, EVBUFFER_EOL_LF).pos;
+        too_long = end < 0 || (size_t)end >= info->orig_size;
+    }
+    if (too_long) {
         x->refused = EVREQ_HTTP_DATA_TOO_LONG + 1;
         c->dead = 1;
         soon(c);
