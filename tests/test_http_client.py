@@ -40,8 +40,8 @@ from pylibevent import (
     EVHTTP_REQ_POST,
     EVHTTP_REQ_PUT,
     EVHTTP_REQ_TRACE,
+    EVLOOP_NONBLOCK,
     EVLOOP_ONCE,
-    EVREQ_HTTP_BUFFER_ERROR,
     EVREQ_HTTP_DATA_TOO_LONG,
     EVREQ_HTTP_EOF,
     EVREQ_HTTP_INVALID_HEADER,
@@ -2464,33 +2464,69 @@ def test_an_allocation_that_fails_is_a_memory_error(
 
 
 def talk_to_a_server(fault: Fault) -> None:
-    """Whatever fails, the request ends."""
-    with EventBase() as base, socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        port = listener.getsockname()[1]
-        with HttpConnection(base, "127.0.0.1", port, timeout=1) as conn:
-            ended: list[HttpError | None] = []
-            request = HttpRequest(lambda request: ended.append(request.error))
-            conn.make_request(request)
-            accepted: list[socket.socket] = []
-            listener.setblocking(False)
-            with fault.tolerated:
-                for _ in range(3):
-                    base.loop(2)
+    """Whatever fails, the request ends, and the next one is made."""
+    reply = CHUNKED[:-2] + b"Connection: close\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n"
+    with EventBase() as base, socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        ended: list[HttpError | None] = []
+
+        def step(accepted: list[socket.socket]) -> None:
+            with contextlib.suppress(BlockingIOError):
+                accepted.append(listener.accept()[0])
+                accepted[-1].sendall(reply)
+            base.loop(EVLOOP_NONBLOCK)
+
+        def fetch(conn: HttpConnection, accepted: list[socket.socket]) -> None:
+            conn.make_request(
+                HttpRequest(
+                    lambda request: ended.append(request.error),
+                    header=lambda request: request.headers["transfer-encoding"] == "chunked",
+                    chunked=lambda request: request.read(),
+                )
+            )
             while not ended:
-                with contextlib.suppress(BlockingIOError):
-                    accepted.append(listener.accept()[0])
-                    accepted[-1].sendall(OK)
-                base.loop(2)
+                step(accepted)
+
+        with (
+            HttpConnection(base, "127.0.0.1", listener.getsockname()[1], timeout=0.1) as conn,
+            contextlib.ExitStack() as stack,
+        ):
+            accepted: list[socket.socket] = []
+            with fault.tolerated:
+                fetch(conn, accepted)
+            ended.clear()
+            conn.timeout = 10
+            fetch(conn, accepted)
             for sock in accepted:
-                sock.close()
-            assert ended[0] in (None, EVREQ_HTTP_EOF, EVREQ_HTTP_BUFFER_ERROR, EVREQ_HTTP_TIMEOUT)
+                stack.enter_context(sock)
+            assert ended == [None]
 
 
 @needs_faults
 def test_a_request_ends_whatever_allocation_fails(faults: Faults) -> None:
     faults.each(talk_to_a_server)
+
+
+@needs_faults
+def test_a_request_over_tls_ends_whatever_allocation_fails(
+    faults: Faults, certificates: Certificates
+) -> None:
+    context = client_context(certificates)
+
+    def begin(fault: Fault) -> None:
+        with EventBase() as base, socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            with HttpConnection(base, "127.0.0.1", port, tls=context, timeout=0.05) as conn:
+                ended: list[HttpError | None] = []
+                conn.make_request(HttpRequest(lambda request: ended.append(request.error)))
+                with fault.tolerated:
+                    for _ in range(3):
+                        base.loop(EVLOOP_NONBLOCK)
+                while not ended:
+                    base.loop(EVLOOP_ONCE)
+                assert ended[0] is not None
+
+    faults.each(begin)
 
 
 def test_without_descriptors_the_request_fails() -> None:
