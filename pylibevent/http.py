@@ -1145,6 +1145,8 @@ class HttpServer(Handle):
     @timeout.setter
     def timeout(self, timeout: Seconds | None) -> None:
         number = seconds(timeout)
+        if number == 0:
+            raise ValueError("timeout must be more than 0, or None")
         self._check(lib.pyle_http_set_timeout(self._ptr, number), "evhttp_set_timeout")
         self._timeout = number if number >= 0 else None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from common import received
 
-from pylibevent import HttpServer
+from pylibevent import EV_READ, Event, HttpServer
 
 
 @dataclass
@@ -75,9 +75,25 @@ class Client:
         self.sock.setblocking(False)
         self.data = bytearray()
         self.ended = False
-        self.run_until = run_until
+        self._run_until = run_until
+        self._event = Event(server.base, self.sock, EV_READ, lambda *_: None)
+
+    def run_until(self, predicate: Callable[[], object], timeout: float = 5) -> None:
+        """The same as the fixture; what comes for the client is something that happens, too."""
+
+        def look() -> object:
+            result = predicate()
+            if not result and not self.ended:
+                self._event.add()
+            return result
+
+        try:
+            self._run_until(look, timeout)
+        finally:
+            self._event.delete()
 
     def close(self) -> None:
+        self._event.close()
         self.sock.close()
 
     def send(self, data: bytes) -> None:

@@ -630,12 +630,15 @@ def reply_of(base: EventBase, sock: socket.socket) -> bytes:
     data = b""
     deadline = Timer(base, lambda: None)
     deadline.add(10)
+    readable = Event(base, sock, EV_READ, lambda *_: None)
     while deadline.pending():
         with contextlib.suppress(BlockingIOError):
             data += sock.recv(100_000)
         if b"\r\n\r\n" in data:
             break
+        readable.add()
         base.loop(EVLOOP_ONCE)
+    readable.close()
     deadline.close()
     return data
 

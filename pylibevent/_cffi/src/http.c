@@ -459,6 +459,7 @@ struct pyle_http {
     struct pyle_request *queue, **queue_end; /* under the base's lock */
     double timeout;            /* < 0: none */
     char *content_type;
+    size_t max_headers, max_body;
     int bevcb;                 /* Python makes the bufferevents */
     int in_bevcb, doomed;
     struct pyle_http *next_doomed;
@@ -489,6 +490,7 @@ struct pyle_http_conn {
     struct pyle_request *r;    /* what evhttp has, counted */
     int refs;
     int fd;
+    size_t most;               /* of input, that it has a use for */
     int plain;                 /* a socket without TLS, our own */
     int refused;
     int taken;                 /* take_over() */
@@ -639,6 +641,12 @@ static void drop_conn(struct pyle_http_conn *c, int error)
     if (c->r)
         c->r->error = error;
     evhttp_connection_free(c->evcon);
+}
+
+/* By us, or (userdone) by a C library. */
+static int unanswered(struct pyle_request *r)
+{
+    return r->conn && r->answered < 2 && !r->req->userdone;
 }
 
 static int needs_body(int code, enum evhttp_cmd_type type)
@@ -832,7 +840,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
-    if (!r || !c->bev)
+    if (!r || !c->bev || !unanswered(r))
         return;
     if (evbuffer_get_length(bufferevent_get_output(c->bev)) > 0) {
         restart_timer(c); /* it is the client who takes long, which is the other timeout's */
@@ -1036,6 +1044,8 @@ static void adopt(struct pyle_http *s)
         bufferevent_decref(bev); /* evhttp has it */
         c->evcon = arg;
         c->fd = bufferevent_getfd(bev);
+        c->most = s->max_headers + s->max_body > s->max_body ? s->max_headers + s->max_body : SIZE_MAX;
+        c->most = c->most + 4 * MOST_AHEAD > c->most ? c->most + 4 * MOST_AHEAD : SIZE_MAX;
         c->next = s->conns;
         c->to_this = &s->conns;
         if (c->next)
@@ -1136,8 +1146,13 @@ static void on_input(struct evbuffer *input, const struct evbuffer_cb_info *info
         c->shaken = 1;
         pyle_get_tls_hooks()->event(c->tls, c->bev, BEV_EVENT_CONNECTED, 0);
     }
-    if (info->n_added)
+    if (info->n_added) {
         bound_input(c);
+        if (info->orig_size + info->n_added > c->most) { /* behind a request that evhttp has refused */
+            c->refused = c->s->refuses = 1;
+            event_active(&c->s->adopt_event, EV_TIMEOUT, 1);
+        }
+    }
     if (c->bad) { /* and evhttp should have ended it */
         if (c->bad > 1 && info->n_added && info->orig_size == 0 && !c->r &&
             evbuffer_get_length(bufferevent_get_output(c->bev)) == 0) {
@@ -1247,7 +1262,7 @@ static void deliver(struct pyle_request *r)
     if (answer == PYLE_RETRY && r->conn && !r->answered) {
         r->undelivered = 1;
         queue(r);
-    } else if (r->conn && r->answered < 2 && !pb->closed) {
+    } else if (unanswered(r) && !pb->closed) {
         if (answer != PYLE_DONE || !r->python) {
             give_up(r, HTTP_INTERNAL, "Internal Server Error", EVREQ_HTTP_REQUEST_CANCEL);
             if (answer == PYLE_ERROR)
@@ -1335,7 +1350,7 @@ static void on_soon(evutil_socket_t fd, short what, void *arg)
     hold_http(s);
     if (r->conn && r->undelivered) {
         deliver(r);
-    } else if (r->conn && !r->python && !r->told && r->answered < 2) {
+    } else if (unanswered(r) && !r->python && !r->told) {
         give_up(r, HTTP_INTERNAL, "Internal Server Error", EVREQ_HTTP_REQUEST_CANCEL);
     } else if (r->pending) {
         bit = r->pending & PYLE_HTTP_CHUNK ? PYLE_HTTP_CHUNK
@@ -1974,8 +1989,14 @@ int pyle_http_set(struct pyle_http *s, int what, long long value)
     CHECK(s);
     switch (what) {
     case PYLE_HTTP_METHODS: evhttp_set_allowed_methods(s->http, (ev_uint16_t)value); break;
-    case PYLE_HTTP_MAX_HEADERS: evhttp_set_max_headers_size(s->http, (ev_ssize_t)value); break;
-    case PYLE_HTTP_MAX_BODY: evhttp_set_max_body_size(s->http, (ev_ssize_t)value); break;
+    case PYLE_HTTP_MAX_HEADERS:
+        s->max_headers = (size_t)value;
+        evhttp_set_max_headers_size(s->http, (ev_ssize_t)value);
+        break;
+    case PYLE_HTTP_MAX_BODY:
+        s->max_body = (size_t)value;
+        evhttp_set_max_body_size(s->http, (ev_ssize_t)value);
+        break;
     case PYLE_HTTP_FLAGS: evhttp_set_flags(s->http, (int)value); break;
     case PYLE_HTTP_BEVCB: s->bevcb = value != 0; break;
     default: break;
