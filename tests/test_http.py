@@ -700,7 +700,9 @@ def test_an_owned_request_can_be_read_as_long_as_the_object_is_there(
 
     def handler(request: HttpServerRequest) -> None:
         kept.append(request)
+        assert not request.owned
         request.own()
+        assert request.owned
         request.send_reply(200)
 
     server.set_cb("/", handler)
@@ -1171,6 +1173,24 @@ def test_a_server_may_listen_at_several_places(
     assert other not in server.bound_sockets
     with pytest.raises(ClosedError):
         other.fd  # noqa: B018
+
+
+def test_connections_wait_while_a_socket_is_disabled(
+    server: HttpServer, client: Client, base: EventBase
+) -> None:
+    (bound,) = server.bound_sockets
+    server.set_cb("/", hello)
+    bound.disable()
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    few_rounds(base)
+    assert not client.read()
+    assert client.data == b""
+    bound.enable()
+    assert client.reply().body == b"Hello, World!"
+    bound.close()
+    for use in (bound.enable, bound.disable):
+        with pytest.raises(ClosedError):
+            use()
 
 
 def test_an_address_in_use_is_an_oserror(server: HttpServer) -> None:
