@@ -235,6 +235,7 @@ int pyle_request_number(struct pyle_request *r, int what)
     case PYLE_REQUEST_MAJOR: return r->req->major;
     case PYLE_REQUEST_MINOR: return r->req->minor;
     case PYLE_REQUEST_PORT: return r->req->remote_port;
+    case PYLE_REQUEST_OWNED: return r->owned;
     default: return r->req->response_code;
     }
 }
@@ -525,6 +526,7 @@ struct pyle_bound {
     struct evhttp_bound_socket *bound; /* NULL once closed */
     struct pyle_http *s;       /* counted */
     int refs;
+    int off;                   /* disable() */
     struct event retry_event;  /* after a failed accept */
     struct pyle_bound *next;
     struct pyle_bound *next_of_all, **to_this;
@@ -1251,14 +1253,25 @@ static void ask_python(struct pyle_http *s, struct pyle_http_conn *c)
     c->refused = !c->bev;
 }
 
+/* One that takes no descriptor: evhttp gives the connection up. */
+static struct bufferevent *unusable(struct event_base *base)
+{
+    struct bufferevent *pair[2];
+
+    if (bufferevent_pair_new(base, BEV_OPT_CLOSE_ON_FREE, pair) < 0) /* or evhttp closes it twice */
+        return NULL;
+    bufferevent_free(pair[1]);
+    return pair[0];
+}
+
 static struct bufferevent *on_bevcb(struct event_base *base, void *arg)
 {
     struct pyle_http *s = arg;
-    struct pyle_http_conn *c = pyle_make(PYLE_HTTP_CONNS, sizeof(*c));
+    struct pyle_http_conn *c = pyle_fd_fits(s->pb->fd_limit) ? pyle_make(PYLE_HTTP_CONNS, sizeof(*c)) : NULL;
     struct bufferevent *bev;
 
     if (!c)
-        return NULL;
+        return unusable(base);
     if (s->bevcb)
         ask_python(s, c);
     if (!c->bev)
@@ -1266,13 +1279,13 @@ static struct bufferevent *on_bevcb(struct event_base *base, void *arg)
     bev = c->bev ? c->bev : bufferevent_socket_new(base, -1, 0);
     if (!bev) {
         pyle_unmake(PYLE_HTTP_CONNS, c);
-        return NULL;
+        return unusable(base);
     }
     c->input_cb = evbuffer_add_cb(bufferevent_get_input(bev), on_input, c);
     if (!c->input_cb) {
         bufferevent_free(bev);
         pyle_unmake(PYLE_HTTP_CONNS, c);
-        return NULL;
+        return unusable(base);
     }
     pyle_scan_start(&c->scan);
     hold_http(s);
@@ -2101,7 +2114,7 @@ static void on_retry(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
-    if (b->bound && evconnlistener_enable(evhttp_bound_socket_get_listener(b->bound)) < 0)
+    if (b->bound && !b->off && evconnlistener_enable(evhttp_bound_socket_get_listener(b->bound)) < 0)
         event_add(&b->retry_event, &pause_time);
 }
 
@@ -2211,6 +2224,19 @@ int pyle_bound_close(struct pyle_bound *b)
     CHECK(b->s);
     close_bound(b);
     return 0;
+}
+
+int pyle_bound_enable(struct pyle_bound *b, int on)
+{
+    struct evconnlistener *lev;
+
+    if (!b->bound)
+        return PYLE_CLOSED;
+    CHECK(b->s);
+    lev = evhttp_bound_socket_get_listener(b->bound);
+    b->off = !on;
+    event_del(&b->retry_event);
+    return (on ? evconnlistener_enable(lev) : evconnlistener_disable(lev)) < 0 ? pyle_failed() : 0;
 }
 
 int pyle_bound_fd(struct pyle_bound *b)
