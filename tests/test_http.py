@@ -1005,6 +1005,18 @@ def test_what_a_client_sends_while_the_reply_is_made_is_bounded(
         few_rounds(base, 3)
     else:
         raise AssertionError(f"{sent} bytes are in memory")
+    rounds, late = 0, list[bool]()
+    Timer(base, late.append, True).add(0.1)
+    while not late:  # what has come and is not read does not wake the loop
+        base.loop(EVLOOP_ONCE)
+        rounds += 1
+    assert rounds < 10
+    kept.pop().send_reply(200, None, b"first")  # and is read as ever behind that
+    assert client.reply().body == b"first"
+    for _ in range(20):
+        client.run_until(lambda: kept)
+        kept.pop().send_reply(200, None, b"next")
+        assert client.reply().body == b"next"
 
 
 def test_cancel_ends_the_connection(

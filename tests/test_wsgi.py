@@ -185,7 +185,7 @@ def test_expect_gets_a_100_first(client_of: Ask) -> None:
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
     client.run_until(lambda: client.read() or b"\r\n\r\n" in client.data)
     assert client.data == b"HTTP/1.1 100 Continue\r\n\r\n"
-    client.data = b""
+    client.data.clear()
     client.send(b"abc")
     assert client.reply().body == b"done"
 
