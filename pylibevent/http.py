@@ -782,8 +782,10 @@ class HttpServer(Handle):
         "_token",
     )
 
-    def __init__(self, base: EventBase) -> None:
-        """Makes one that listens nowhere yet (evhttp_new)."""
+    def __init__(
+        self, base: EventBase, *, bevcb: Callable[[EventBase], BufferEvent] | None = None
+    ) -> None:
+        """Makes one that listens nowhere yet (evhttp_new). bevcb: as by `set_bevcb`."""
         self._first_init()
         if not isinstance(base, EventBase):
             raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
@@ -803,6 +805,8 @@ class HttpServer(Handle):
             self.max_headers_size = 65536
             self.max_body_size = 64 << 20
             self.timeout = 60
+            if bevcb is not None:
+                self.set_bevcb(bevcb)
         except BaseException:
             self.close()
             raise

@@ -37,6 +37,7 @@ from pylibevent import (
     ClosedError,
     EvBuffer,
     EventBase,
+    EventConfig,
     HttpBoundSocket,
     HttpError,
     HttpHeaders,
@@ -1661,6 +1662,47 @@ def test_a_connection_that_has_no_bufferevent_is_closed(
         "bevcb must return a BufferEvent, not NoneType",
         "evhttp_set_bevcb: not a BufferEvent on a socket that is yet to come",
     ]
+
+
+@pytest.mark.parametrize("method", ["epoll", "poll", "select"])
+def test_a_server_works_with_each_method(method: str) -> None:
+    with EventConfig() as config:
+        for other in {"epoll", "poll", "select"} - {method}:
+            config.avoid_method(other)
+        base = EventBase(config)
+    with base, HttpServer(base, bevcb=BufferEvent.socket) as server:
+        server.set_cb("/", hello)
+        addresses = [server.bind("127.0.0.1", 0).address for _ in range(2)]
+        for address in addresses * 2:
+            with socket.create_connection(address) as sock:
+                sock.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                few_rounds(base)
+                assert sock.recv(1000).endswith(b"Hello, World!")
+
+
+def test_descriptors_beyond_select_are_refused_by_it() -> None:
+    def child() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1100, 1100))
+        with EventConfig() as config:
+            config.avoid_method("epoll")
+            config.avoid_method("poll")
+            base = EventBase(config)
+        with base, HttpServer(base) as server, contextlib.ExitStack() as files:
+            server.set_cb("/", hello)
+            address = server.bind("127.0.0.1", 0).address
+            with socket.create_connection(address) as refused:
+                while (file := files.enter_context(Path(os.devnull).open("rb"))).fileno() < 1030:
+                    pass
+                few_rounds(base)
+                assert refused.recv(100) == b""
+            files.close()
+            assert file.closed
+            with socket.create_connection(address) as sock:
+                sock.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                few_rounds(base)
+                assert sock.recv(1000).endswith(b"Hello, World!")
+
+    in_child(child)
 
 
 @pytest.mark.parametrize("what", ["server", "base"])

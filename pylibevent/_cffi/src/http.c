@@ -1265,14 +1265,25 @@ static void ask_python(struct pyle_http *s, struct pyle_http_conn *c)
     c->refused = !c->bev;
 }
 
+/* One that takes no descriptor: evhttp gives the connection up. */
+static struct bufferevent *unusable(struct event_base *base)
+{
+    struct bufferevent *pair[2];
+
+    if (bufferevent_pair_new(base, BEV_OPT_CLOSE_ON_FREE, pair) < 0) /* or evhttp closes it twice */
+        return NULL;
+    bufferevent_free(pair[1]);
+    return pair[0];
+}
+
 static struct bufferevent *on_bevcb(struct event_base *base, void *arg)
 {
     struct pyle_http *s = arg;
-    struct pyle_http_conn *c = pyle_make(PYLE_HTTP_CONNS, sizeof(*c));
+    struct pyle_http_conn *c = pyle_fd_fits(s->pb->fd_limit) ? pyle_make(PYLE_HTTP_CONNS, sizeof(*c)) : NULL;
     struct bufferevent *bev;
 
     if (!c)
-        return NULL;
+        return unusable(base);
     if (s->bevcb)
         ask_python(s, c);
     if (!c->bev)
@@ -1280,13 +1291,13 @@ static struct bufferevent *on_bevcb(struct event_base *base, void *arg)
     bev = c->bev ? c->bev : bufferevent_socket_new(base, -1, 0);
     if (!bev) {
         pyle_unmake(PYLE_HTTP_CONNS, c);
-        return NULL;
+        return unusable(base);
     }
     c->input_cb = evbuffer_add_cb(bufferevent_get_input(bev), on_input, c);
     if (!c->input_cb) {
         bufferevent_free(bev);
         pyle_unmake(PYLE_HTTP_CONNS, c);
-        return NULL;
+        return unusable(base);
     }
     pyle_scan_start(&c->scan);
     hold_http(s);
