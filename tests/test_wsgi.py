@@ -652,13 +652,15 @@ def test_stop_answers_what_has_come(base: EventBase, run_until: RunUntil) -> Non
 
 
 def test_stop_waits_for_a_slow_client_so_long(base: EventBase) -> None:
-    server = WSGIServer(base, generating(*[bytes(1 << 20)] * 100))
+    body = Body([bytes(1 << 20)] * 100)
+    server = WSGIServer(base, body)
     address = server.accept(socket.create_server(("127.0.0.1", 0)))
     with socket.create_connection(address) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         threading.Timer(0.1, server.stop).start()
         server.run(graceful_timeout=0.1)
     assert server.http.closed
+    assert body.closed == 1
 
 
 def test_there_is_at_least_one_worker() -> None:
