@@ -22,7 +22,7 @@ import pytest
 from common import few_rounds, measures_memory, received
 from conftest import RunUntil
 from http_peer import Client
-from processes import Server, complaint_of
+from processes import Server, complaint_of, curl
 
 from pylibevent import EventBase
 from pylibevent.wsgi import WSGIServer, serve
@@ -802,14 +802,8 @@ def site(
         yield server
 
 
-def curl(server: Server, path: str, *arguments: str) -> str:
-    return subprocess.run(
-        ["curl", "-sS", *arguments, f"http://{server.host}:{server.port}{path}"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=20,
-    ).stdout
+def curled(server: Server, path: str, *arguments: str) -> str:
+    return curl(f"http://{server.host}:{server.port}{path}", *arguments).decode()
 
 
 def test_an_applications_page_is_served(site: Server) -> None:
@@ -818,19 +812,19 @@ def test_an_applications_page_is_served(site: Server) -> None:
 
 
 def test_an_applications_page_is_served_to_curl(site: Server) -> None:
-    assert curl(site, "/hello/you?from=me") == "Hello, you from me"
+    assert curled(site, "/hello/you?from=me") == "Hello, you from me"
 
 
 def test_a_form_with_a_file_arrives(site: Server, tmp_path: Path) -> None:
     (tmp_path / "upload").write_bytes(bytes(3_000_000))
-    answer = curl(site, "/form", "-F", "name=x", "-F", f"file=@{tmp_path / 'upload'}")
+    answer = curled(site, "/form", "-F", "name=x", "-F", f"file=@{tmp_path / 'upload'}")
     assert "x" in answer
     assert "3000000" in answer
 
 
 def test_a_stream_arrives(site: Server) -> None:
     assert get(site, "/stream") == (200, b"part 0\npart 1\npart 2\n")
-    assert curl(site, "/stream", "--http1.0") == "part 0\npart 1\npart 2\n"
+    assert curled(site, "/stream", "--http1.0") == "part 0\npart 1\npart 2\n"
 
 
 def test_a_file_arrives(site: Server) -> None:
@@ -851,4 +845,4 @@ def test_flasks_own_errors_and_cookies() -> None:
         assert get(server, "/teapot")[0] == 418
         assert get(server, "/raises")[0] == 500
         assert get(server, "/cookie", Cookie="a=x; b=y") == (200, b"xy")
-        assert curl(server, "/cookie", "-D-", "-b", "a=x;b=y").count("Set-Cookie:") == 2
+        assert curled(server, "/cookie", "-D-", "-b", "a=x;b=y").count("Set-Cookie:") == 2
