@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import resource
+import shutil
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -700,7 +703,9 @@ def test_an_owned_request_can_be_read_as_long_as_the_object_is_there(
 
     def handler(request: HttpServerRequest) -> None:
         kept.append(request)
+        assert not request.owned
         request.own()
+        assert request.owned
         request.send_reply(200)
 
     server.set_cb("/", handler)
@@ -1183,6 +1188,24 @@ def test_a_server_may_listen_at_several_places(
     assert other not in server.bound_sockets
     with pytest.raises(ClosedError):
         other.fd  # noqa: B018
+
+
+def test_connections_wait_while_a_socket_is_disabled(
+    server: HttpServer, client: Client, base: EventBase
+) -> None:
+    (bound,) = server.bound_sockets
+    server.set_cb("/", hello)
+    bound.disable()
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    few_rounds(base)
+    assert not client.read()
+    assert client.data == b""
+    bound.enable()
+    assert client.reply().body == b"Hello, World!"
+    bound.close()
+    for use in (bound.enable, bound.disable):
+        with pytest.raises(ClosedError):
+            use()
 
 
 def test_an_address_in_use_is_an_oserror(server: HttpServer) -> None:
@@ -1823,3 +1846,98 @@ def test_tls_connections_end_with_the_server(
     assert peer.sock.recv(100) == b""  # with a close_notify: else it is an SSLEOFError
     peer.sock.close()
     assert all(request.closed for request in kept)
+
+
+# ---- other people's clients ----
+
+
+def run_client(base: EventBase, run_until: RunUntil, *command: str, data: bytes = b"") -> bytes:
+    """What a program has to say that talks to a server in this process."""
+    if not shutil.which(command[0]):
+        pytest.skip(f"{command[0]} is not there")
+    out: list[subprocess.CompletedProcess[bytes]] = []
+
+    def run() -> None:
+        out.append(
+            subprocess.run(command, input=data, capture_output=True, timeout=20, check=False)
+        )
+        base.once(-1, EV_TIMEOUT, print)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    run_until(lambda: out, timeout=30)
+    thread.join()
+    assert (out[0].returncode, out[0].stderr) == (0, b"")
+    return out[0].stdout
+
+
+def url(server: HttpServer) -> str:
+    host, port = server.bound_sockets[0].address
+    return f"http://{host}:{port}"
+
+
+def echo(request: HttpServerRequest) -> None:
+    request.output_headers["X-Command"] = request.command
+    request.send_reply(200, None, request.read())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--http1.0"],
+        ["-H", "Transfer-Encoding: chunked"],
+        ["-H", "Expect: 100-continue"],
+        ["--compressed"],
+        ["-X", "PUT"],
+    ],
+    ids=str,
+)
+def test_curl_gets_what_it_sends(
+    server: HttpServer, base: EventBase, run_until: RunUntil, options: list[str]
+) -> None:
+    server.set_gencb(echo)
+    body = os.urandom(3_000_000)
+    curl = ("curl", "-sS", "--data-binary", "@-", *options)
+    assert run_client(base, run_until, *curl, url(server), data=body) == body
+
+
+def test_curl_sees_headers(server: HttpServer, base: EventBase, run_until: RunUntil) -> None:
+    server.set_gencb(echo)
+    seen = run_client(base, run_until, "curl", "-sSI", url(server))
+    assert seen.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"X-Command: HEAD\r\n" in seen
+
+
+def test_wrk_sees_no_error(server: HttpServer, base: EventBase, run_until: RunUntil) -> None:
+    server.set_cb("/", hello)
+    seen = run_client(base, run_until, "wrk", "-t1", "-c20", "-d1", f"{url(server)}/").decode()
+    found = re.search(r"(\d+) requests in", seen)
+    assert found, seen
+    assert int(found[1]) > 100
+    assert "Socket errors" not in seen
+    assert "Non-2xx" not in seen
+
+
+def test_the_standard_library_keeps_its_connection(
+    server: HttpServer, base: EventBase, run_until: RunUntil
+) -> None:
+    host, port = server.bound_sockets[0].address
+
+    def run() -> None:
+        connection = http.client.HTTPConnection(host, port, timeout=10)
+        for body in (b"", b"a", b"b" * 100_000):
+            connection.request("POST", "/", body)
+            answers.append(connection.getresponse().read())
+        connection.request("POST", "/", iter([b"c" * 1000] * 10), encode_chunked=True)
+        answers.append(connection.getresponse().read())
+        connection.close()
+        base.once(-1, EV_TIMEOUT, print)
+
+    answers: list[bytes] = []
+    server.set_gencb(echo)
+    thread = threading.Thread(target=run)
+    thread.start()
+    run_until(lambda: len(answers) == 4)
+    thread.join()
+    assert [len(answer) for answer in answers] == [0, 1, 100_000, 10_000]

@@ -235,6 +235,7 @@ int pyle_request_number(struct pyle_request *r, int what)
     case PYLE_REQUEST_MAJOR: return r->req->major;
     case PYLE_REQUEST_MINOR: return r->req->minor;
     case PYLE_REQUEST_PORT: return r->req->remote_port;
+    case PYLE_REQUEST_OWNED: return r->owned;
     default: return r->req->response_code;
     }
 }
@@ -525,6 +526,7 @@ struct pyle_bound {
     struct evhttp_bound_socket *bound; /* NULL once closed */
     struct pyle_http *s;       /* counted */
     int refs;
+    int off;                   /* disable() */
     struct event retry_event;  /* after a failed accept */
     struct pyle_bound *next;
     struct pyle_bound *next_of_all, **to_this;
@@ -2136,7 +2138,7 @@ static void on_retry(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
-    if (b->bound && evconnlistener_enable(evhttp_bound_socket_get_listener(b->bound)) < 0)
+    if (b->bound && !b->off && evconnlistener_enable(evhttp_bound_socket_get_listener(b->bound)) < 0)
         event_add(&b->retry_event, &pause_time);
 }
 
@@ -2246,6 +2248,19 @@ int pyle_bound_close(struct pyle_bound *b)
     CHECK(b->s);
     close_bound(b);
     return 0;
+}
+
+int pyle_bound_enable(struct pyle_bound *b, int on)
+{
+    struct evconnlistener *lev;
+
+    if (!b->bound)
+        return PYLE_CLOSED;
+    CHECK(b->s);
+    lev = evhttp_bound_socket_get_listener(b->bound);
+    b->off = !on;
+    event_del(&b->retry_event);
+    return (on ? evconnlistener_enable(lev) : evconnlistener_disable(lev)) < 0 ? pyle_failed() : 0;
 }
 
 int pyle_bound_fd(struct pyle_bound *b)
