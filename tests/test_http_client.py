@@ -1293,6 +1293,40 @@ def test_a_reply_that_nobody_has_asked_for_is_not_the_answer_to_the_next_request
         assert fetch(conn).body == b"ok"
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.0 200 OK\r\n",
+        b"HTTP/1.0 200 OK\r\nConnection: te\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: TE , Close\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: te\r\nConnection: close\r\n",
+    ],
+)
+def test_a_connection_that_will_be_closed_is_not_used_again(
+    base: EventBase, serve: Serve, run_until: RunUntil, head: bytes
+) -> None:
+    peer = serve(answers(head + b"Content-Length: 2\r\n\r\nok"), answers(OK))
+    with connection(base, peer) as conn:
+        first, second = Result(base).make(conn), Result(base).make(conn)
+        run_until(lambda: second.over)
+        assert (first.body, second.body) == (b"ok", b"ok")
+    assert len(peer.peers) == 2
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.0 200 OK\r\nConnection: Keep-Alive", b"HTTP/1.1 200 OK\r\nConnection: closed"]
+)
+def test_a_connection_that_stays_open_is_used_again(
+    base: EventBase, serve: Serve, run_until: RunUntil, head: bytes
+) -> None:
+    peer = serve(answers(head + b"\r\nContent-Length: 2\r\n\r\nok", OK))
+    with connection(base, peer) as conn:
+        first, second = Result(base).make(conn), Result(base).make(conn)
+        run_until(lambda: second.over)
+        assert (first.body, second.body) == (b"ok", b"ok")
+    assert len(peer.peers) == 1
+
+
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_connection_close_is_heeded(
     base: EventBase, serve: Serve, run_until: RunUntil, side: str
@@ -1644,6 +1678,34 @@ def test_callbacks_of_the_output_buffer_are_called_by_make_request_and_not_in_th
             conn.make_request(result.request, EVHTTP_REQ_POST)
         run_until(lambda: result.over)
         assert result.body == b"ok"
+
+
+@pytest.mark.parametrize("what", ["conn", "base", "again"])
+def test_all_may_be_done_in_a_callback_of_the_output_buffer(base: EventBase, what: str) -> None:
+    conn = HttpConnection(base, "127.0.0.1", 1)
+    result = Result(base)
+    result.request.output_buffer.add(b"body")
+
+    def act(*_: object) -> None:
+        if what == "conn":
+            conn.close()
+        elif what == "base":
+            base.close()
+        else:
+            del result.request.output_headers["Content-Length"]
+            conn.make_request(result.request, EVHTTP_REQ_GET)
+
+    entry = result.request.output_buffer.add_cb(act)
+    if what == "again":
+        with pytest.raises(RuntimeError, match="client"):
+            conn.make_request(result.request, EVHTTP_REQ_POST)
+        assert result.request.connection is conn
+    else:
+        with pytest.raises(ClosedError):
+            conn.make_request(result.request, EVHTTP_REQ_POST)
+        assert result.request.connection is None
+    entry.remove()
+    conn.close()
 
 
 def test_an_exception_goes_to_the_handler_with_the_request(
@@ -2185,8 +2247,9 @@ def test_in_a_child_it_works_after_reinit_and_the_parents_connection_is_left_alo
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("tls", [False, True])
 def test_in_a_child_the_base_may_be_closed_at_once(
-    base: EventBase, serve: Serve, run_until: RunUntil
+    base: EventBase, serve: Serve, run_until: RunUntil, certificates: Certificates, tls: bool
 ) -> None:
     got, go_on = threading.Event(), threading.Event()
 
@@ -2198,8 +2261,8 @@ def test_in_a_child_the_base_may_be_closed_at_once(
         link.send(OK)
         link.wait_for_the_end()
 
-    peer = serve(talk)
-    with connection(base, peer) as conn:
+    peer = serve(talk, wrap=over_tls(certificates.for_server()) if tls else None)
+    with connection(base, peer, tls=client_context(certificates) if tls else None) as conn:
         result = Result(base).make(conn)
         run_until(got.is_set)
         in_child(base.close)
