@@ -166,11 +166,9 @@ class HttpHeaders(MutableMapping[str, str]):
     def extend(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Adds all of these (name, value) at the end, whatever there is of those names. At a
         ValueError those before are there."""
-        parts: list[str] = []
-        for name, value in pairs:
-            parts += (name, value)
-        string = b"".join([_latin(part, "a header's part") + b"\0" for part in parts])
-        if string.count(0) != len(parts):
+        parts = [name + "\0" + value + "\0" for name, value in pairs]
+        string = "".join(parts).encode("latin-1")
+        if string.count(0) != 2 * len(parts):
             raise ValueError(f"evhttp_add_header: a NUL in {parts!r}")
         rc = lib.pyle_headers_extend(self._request._ptr, self._input, string, len(string))
         if rc == RANGE:

@@ -551,6 +551,7 @@ struct pyle_http_conn {
     int bad;                   /* the scan has met what is not HTTP; 2: and evhttp will */
     struct evbuffer_cb_entry *input_cb;
     struct event timer;        /* the handler takes too long */
+    struct event hold;         /* of plain ones: see on_hold() */
     struct pyle_tls *tls;      /* NULL: none */
     int shaken;                /* the handshake is over */
     int left;                  /* to the parent process */
@@ -974,6 +975,18 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
     put_conn(c);
 }
 
+/* For each request evhttp stops reading and starts again. The kernel need not know: another event
+ * for the same keeps it there, until somebody stops in earnest. */
+static void on_hold(evutil_socket_t fd, short what, void *arg)
+{
+    struct pyle_http_conn *c = arg;
+
+    (void)fd;
+    (void)what;
+    if (!IS_ARMED(&c->bev->ev_read))
+        event_del(&c->hold);
+}
+
 /* evhttp is done with a request. */
 static void over(struct pyle_http_conn *c, int what, int left)
 {
@@ -997,6 +1010,8 @@ static void on_complete(struct evhttp_request *req, void *arg)
     (void)req;
     pyle_went_short();
     unwatch(c);
+    if (c->plain && !IS_ARMED(&c->hold))
+        event_add(&c->hold, NULL);
     if (pyle_scan_stopped(&c->scan)) { /* it did not come to that */
         c->scan.seen = 0;
         pyle_scan_start(&c->scan);
@@ -1010,8 +1025,11 @@ static void on_closed(struct evhttp_connection *evcon, void *arg)
     struct pyle_http_conn *c = arg;
 
     (void)evcon;
-    if (c->plain) /* it is freed by that */
+    if (c->plain) { /* it is freed by that */
         c->bev->ev_read.ev_evcallback.evcb_arg = c->bev->ev_write.ev_evcallback.evcb_arg = c->bev;
+        event_del(&c->hold);
+        event_debug_unassign(&c->hold);
+    }
     evbuffer_remove_cb_entry(bufferevent_get_input(c->bev), c->input_cb);
     c->bev = NULL;
     c->evcon = NULL;
@@ -1111,6 +1129,9 @@ static void adopt(struct pyle_http *s)
         if (c->plain) {
             hook(&bev->ev_read, on_readable, &libevent_reads, c);
             hook(&bev->ev_write, on_writable, &libevent_writes, c);
+            event_assign(&c->hold, s->pb->base, c->fd, EV_READ | EV_PERSIST, on_hold, c);
+            pyle_make_internal(&c->hold);
+            event_add(&c->hold, NULL);
         }
         if (note_fd(s, c) < 0 || c->refused)
             evhttp_connection_free(c->evcon);
@@ -1695,6 +1716,7 @@ int pyle_http_take_over(struct pyle_request *r, struct pyle_bev *pv)
     rc = rc < 0 || pyle_went_short() ? PYLE_NOMEM : pyle_bev_setfd(pv, fd, 1);
     if (rc == 0) {
         bufferevent_disable(bev, EV_READ | EV_WRITE);
+        event_del(&c->hold);
         dup2(null, c->fd);
         r->answered = 2;
         c->taken = 1;
@@ -1797,6 +1819,8 @@ static void disown(struct pyle_http *s)
 
     for (c = s->conns; null >= 0 && c; c = c->next) {
         bufferevent_disable(c->bev, EV_READ | EV_WRITE);
+        if (c->plain)
+            event_del(&c->hold);
         dup2(null, c->fd);
         c->left = 1;
     }
