@@ -5,7 +5,7 @@ VENV   ?= .venv$(patsubst %,-%,$(subst /,_,$(filter-out python3,$(PYTHON))))
 BIN     = $(VENV)/bin
 CFLAGS_LINT = -std=gnu11 -Wall -Wextra -Werror -fsyntax-only -Ipylibevent/_cffi/src
 RESULTS = benchmarks/results
-DOCS    = docs/_build/html
+DOCS    = build/docs
 MINUTES ?= 5
 BUILD_INPUTS = pyproject.toml setup.py build_libevent.py pylibevent/_version.py \
 	$(wildcard pylibevent/_cffi/*/*.[ch])
@@ -96,5 +96,5 @@ $(VENV)/installed-%: $(VENV)/installed pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv .venv-* build dist docs/_build *.egg-info pylibevent/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv .venv-* build dist *.egg-info pylibevent/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -42,7 +42,6 @@ PAGE = """<!DOCTYPE html>
 {entries}
   </ul>
  </body>
-</html>
 """
 
 

@@ -116,9 +116,9 @@ class HttpHeaders(MutableMapping[str, str]):
     """The headers of a request or a reply (struct evkeyvalq): a mapping in the order in which they
     came, in which a name may stand more than once. The case of names does not matter.
 
-    `headers[name]` is the first one; setting it leaves one of that name, deleting none. `add`
-    adds one more, `getall` has all of a name. What goes through them all (`len`, `items` and the
-    rest) has the repeats, too.
+    `headers[name]` is the first one (evhttp_find_header); setting it leaves one of that name,
+    deleting none (evhttp_remove_header). `add` adds one more, `getall` has all of a name. What goes
+    through them all (`len`, `items` and the rest) has the repeats, too.
 
     CR, LF and NUL in a value, and a name that is no token, are a ValueError.
     """
@@ -166,11 +166,9 @@ class HttpHeaders(MutableMapping[str, str]):
     def extend(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Adds all of these (name, value) at the end, whatever there is of those names. At a
         ValueError those before are there."""
-        parts: list[str] = []
-        for name, value in pairs:
-            parts += (name, value)
-        string = b"".join([_latin(part, "a header's part") + b"\0" for part in parts])
-        if string.count(0) != len(parts):
+        parts = [name + "\0" + value + "\0" for name, value in pairs]
+        string = "".join(parts).encode("latin-1")
+        if string.count(0) != 2 * len(parts):
             raise ValueError(f"evhttp_add_header: a NUL in {parts!r}")
         rc = lib.pyle_headers_extend(self._request._ptr, self._input, string, len(string))
         if rc == RANGE:
@@ -336,9 +334,14 @@ class HttpRequest(Handle):
 
     def own(self) -> None:
         """Has its headers, its URI and what it has in its buffers stay, also when it is over, as
-        long as this object does (evhttp_request_own). Without that they are freed then, and all of
-        its methods raise ClosedError."""
+        long as this object does (evhttp_request_own). Without that they are freed then
+        (evhttp_request_free), and all of its methods raise ClosedError."""
         self._check(lib.pyle_request_own(self._ptr), "evhttp_request_own")
+
+    @property
+    def owned(self) -> bool:
+        """Whether `own()` was called (evhttp_request_is_owned)."""
+        return bool(self._number(lib.PYLE_REQUEST_OWNED, "evhttp_request_is_owned"))
 
     # ---- a client's ----
 
@@ -542,7 +545,7 @@ class HttpServerRequest(HttpRequest):
 
     @property
     def base(self) -> EventBase:
-        """The base whose loop it came in."""
+        """The base whose loop it came in (evhttp_connection_get_base)."""
         return self._server._base
 
     @property
@@ -553,7 +556,8 @@ class HttpServerRequest(HttpRequest):
 
     @property
     def remote(self) -> tuple[str, int]:
-        """Where it came from: address and port (evhttp_connection_get_peer)."""
+        """Where it came from: address and port (evhttp_request_get_connection,
+        evhttp_connection_get_peer)."""
         address = self._text(lib.PYLE_REQUEST_REMOTE, "evhttp_connection_get_peer")
         port = self._number(lib.PYLE_REQUEST_PORT, "evhttp_connection_get_peer")
         return address or "", port
@@ -619,8 +623,9 @@ class HttpServerRequest(HttpRequest):
         callback: Callable[[Self, Unpack[Args]], object] | Variadic | None = None,
         *args: Unpack[Args],
     ) -> None:
-        """Sends a part of the body (evhttp_send_reply_chunk_with_cb): callback(request, *args) is
-        called, in the loop, when it has been written, so that the next one may be made then."""
+        """Sends a part of the body (evhttp_send_reply_chunk, evhttp_send_reply_chunk_with_cb):
+        callback(request, *args) is called, in the loop, when it has been written, so that the next
+        one may be made then."""
         if callback is not None:
             function(callback)
             if self._chunks is None:
@@ -839,6 +844,15 @@ class HttpBoundSocket(Handle):
         self._check(lib.pyle_bound_close(self._ptr), "evhttp_del_accept_socket")
         self._server._bound.pop(self, None)
 
+    def enable(self) -> None:
+        """Takes connections, as it does from the start (evhttp_bound_socket_get_listener,
+        evconnlistener_enable)."""
+        self._check(lib.pyle_bound_enable(self._ptr, 1), "evconnlistener_enable")
+
+    def disable(self) -> None:
+        """Lets them wait in the system's queue (evconnlistener_disable)."""
+        self._check(lib.pyle_bound_enable(self._ptr, 0), "evconnlistener_disable")
+
     @property
     def fd(self) -> int:
         """The listening socket's descriptor (evhttp_bound_socket_get_fd)."""
@@ -884,8 +898,10 @@ class HttpServer(Handle):
         "_token",
     )
 
-    def __init__(self, base: EventBase) -> None:
-        """Makes one that listens nowhere yet (evhttp_new)."""
+    def __init__(
+        self, base: EventBase, *, bevcb: Callable[[EventBase], BufferEvent] | None = None
+    ) -> None:
+        """Makes one that listens nowhere yet (evhttp_new). bevcb: as by `set_bevcb`."""
         self._first_init()
         if not isinstance(base, EventBase):
             raise TypeError(f"base must be an EventBase, not {type(base).__name__}")
@@ -905,6 +921,8 @@ class HttpServer(Handle):
             self.max_headers_size = 65536
             self.max_body_size = 64 << 20
             self.timeout = 60
+            if bevcb is not None:
+                self.set_bevcb(bevcb)
         except BaseException:
             self.close()
             raise
@@ -963,16 +981,17 @@ class HttpServer(Handle):
         backlog: int = -1,
         flags: int = LEV_OPT_REUSEABLE,
     ) -> HttpBoundSocket:
-        """Listens on a new socket (evhttp_bind_socket_with_handle); port 0: a free one, host None:
-        all addresses. flags: LEV_OPT_REUSEABLE, LEV_OPT_REUSEABLE_PORT; backlog -1: as many as the
-        system allows. OSError if the address is in use."""
+        """Listens on a new socket (evhttp_bind_socket, evhttp_bind_socket_with_handle,
+        evhttp_bind_listener); port 0: a free one, host None: all addresses. flags:
+        LEV_OPT_REUSEABLE, LEV_OPT_REUSEABLE_PORT; backlog -1: as many as the system allows. OSError
+        if the address is in use."""
         where, length = sockaddr((host, port), passive=True)
         return self._listen(where, length, -1, only(_BIND_FLAGS, flags), backlog)
 
     def accept(self, sock: FileDescriptor) -> HttpBoundSocket:
         """Takes connections from a socket that listens already, unix sockets among them
-        (evhttp_accept_socket_with_handle). It is closed with the server; a socket.socket is
-        detached."""
+        (evhttp_accept_socket, evhttp_accept_socket_with_handle). It is closed with the server; a
+        socket.socket is detached."""
         bound = self._listen(ffi.NULL, 0, fileno(sock), 0, 0)
         if isinstance(sock, socket.socket):
             sock.detach()
@@ -1167,8 +1186,8 @@ class HttpServer(Handle):
     @property
     def timeout(self) -> float | None:
         """Seconds in which nothing comes from a client, nothing can be written to it, or its
-        request is not answered, after which its connection ends; None: none
-        (evhttp_set_timeout)."""
+        request is not answered, after which its connection ends; None: none (evhttp_set_timeout,
+        evhttp_set_timeout_tv)."""
         return self._timeout
 
     @timeout.setter

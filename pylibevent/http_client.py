@@ -194,9 +194,11 @@ class HttpConnection(Handle):
     def close(self) -> None:
         """Closes it (evhttp_connection_free). Requests that wait are dropped, and no callback of
         theirs or its own is called any more. May be called twice, and in each callback."""
-        self._check(lib.pyle_client_close(self._ptr, 0), "evhttp_connection_free")
-        self._base._table.pop(self._token, None)
-        self._forget()
+        rc = lib.pyle_client_close(self._ptr, 0)
+        if lib.pyle_client_closed(self._ptr):
+            self._base._table.pop(self._token, None)
+            self._forget()
+        self._check(rc, "evhttp_connection_free")
 
     def _close_with_base(self, _token: int) -> None:
         lib.pyle_client_close(self._ptr, 1)

@@ -363,6 +363,7 @@ class WSGIServer:
             base.loop(EVLOOP_ONCE)
         deadline.close()
         self.http.close()
+        base.loop(EVLOOP_NONBLOCK)  # for what that tells: close() of what is not at its end
 
     def stop(self) -> None:
         """Ends `run()`. Any thread and any signal handler may call it."""

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from common import FUZZ, SANITIZED
+from common import FUZZ, PATIENCE, SANITIZED
 from hypothesis import settings
 
 from pylibevent import EventBase, lib
@@ -99,6 +99,11 @@ def _balance(request: pytest.FixtureRequest) -> Iterator[None]:
         assert not thread.is_alive(), f"{thread} is left"
     balance.check()
     gc.freeze()
+
+
+@pytest.fixture
+def run_until(run_until: RunUntil) -> RunUntil:
+    return lambda predicate, timeout=5: run_until(predicate, timeout * PATIENCE)
 
 
 @pytest.fixture

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import resource
+import shutil
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +40,7 @@ from pylibevent import (
     ClosedError,
     EvBuffer,
     EventBase,
+    EventConfig,
     HttpBoundSocket,
     HttpError,
     HttpHeaders,
@@ -119,6 +123,24 @@ def test_deleting_a_header_deletes_all_of_its_name(request_: HttpRequest) -> Non
         del headers["a"]
     with pytest.raises(KeyError, match="a"):
         headers["a"]
+
+
+def test_several_headers_are_added_at_once(request_: HttpRequest) -> None:
+    headers = request_.output_headers
+    headers["a"] = "1"
+    headers.extend([("b", "2"), ("A", "3")])
+    headers.extend(iter([("c", "")]))
+    headers.extend([])
+    assert list(headers.items()) == [("a", "1"), ("b", "2"), ("A", "3"), ("c", "")]
+    for wrong in ([("d", 4)], [(b"d", "4")], [("d", None)], 5):
+        with pytest.raises(TypeError):
+            headers.extend(wrong)  # type: ignore[arg-type]
+    for bad in (("d e", "4"), ("", "4"), ("d", "4\r\ne: 5"), ("d", "4\0"), ("d\0", "4"), ("d",)):
+        with pytest.raises(ValueError, match=r"no headers|a NUL|to unpack"):
+            headers.extend([bad])  # type: ignore[list-item]
+    with pytest.raises(UnicodeEncodeError):
+        headers.extend([("d", "€")])
+    assert "d" not in headers
 
 
 @pytest.mark.parametrize("value", ["a\r\nX: 1", "a\n", "\ra", "a\0b", "a\r\n b"])
@@ -699,7 +721,9 @@ def test_an_owned_request_can_be_read_as_long_as_the_object_is_there(
 
     def handler(request: HttpServerRequest) -> None:
         kept.append(request)
+        assert not request.owned
         request.own()
+        assert request.owned
         request.send_reply(200)
 
     server.set_cb("/", handler)
@@ -1005,6 +1029,18 @@ def test_what_a_client_sends_while_the_reply_is_made_is_bounded(
         few_rounds(base, 3)
     else:
         raise AssertionError(f"{sent} bytes are in memory")
+    rounds, late = 0, list[bool]()
+    Timer(base, late.append, True).add(0.1)
+    while not late:  # what has come and is not read does not wake the loop
+        base.loop(EVLOOP_ONCE)
+        rounds += 1
+    assert rounds < 10
+    kept.pop().send_reply(200, None, b"first")  # and is read as ever behind that
+    assert client.reply().body == b"first"
+    for _ in range(20):
+        client.run_until(lambda: kept)
+        kept.pop().send_reply(200, None, b"next")
+        assert client.reply().body == b"next"
 
 
 def test_cancel_ends_the_connection(
@@ -1172,6 +1208,24 @@ def test_a_server_may_listen_at_several_places(
         other.fd  # noqa: B018
 
 
+def test_connections_wait_while_a_socket_is_disabled(
+    server: HttpServer, client: Client, base: EventBase
+) -> None:
+    (bound,) = server.bound_sockets
+    server.set_cb("/", hello)
+    bound.disable()
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    few_rounds(base)
+    assert not client.read()
+    assert client.data == b""
+    bound.enable()
+    assert client.reply().body == b"Hello, World!"
+    bound.close()
+    for use in (bound.enable, bound.disable):
+        with pytest.raises(ClosedError):
+            use()
+
+
 def test_an_address_in_use_is_an_oserror(server: HttpServer) -> None:
     with pytest.raises(OSError, match="in use"):
         server.bind(*server.bound_sockets[0].address)
@@ -1308,6 +1362,20 @@ def test_all_may_be_closed_in_each_callback(
         deadline.close()
     few_rounds(base)
     assert server.closed
+
+
+def test_a_server_knows_how_many_requests_are_not_answered(
+    server: HttpServer, client: Client, run_until: RunUntil
+) -> None:
+    kept: list[HttpServerRequest] = []
+    server.set_cb("/", kept.append)
+    assert server.unanswered == 0
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    run_until(lambda: kept)
+    assert server.unanswered == 1
+    kept[0].send_reply(200, None, b"body")
+    assert client.reply().body == b"body"
+    assert server.unanswered == 0
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -1651,6 +1719,47 @@ def test_a_connection_that_has_no_bufferevent_is_closed(
     ]
 
 
+@pytest.mark.parametrize("method", ["epoll", "poll", "select"])
+def test_a_server_works_with_each_method(method: str) -> None:
+    with EventConfig() as config:
+        for other in {"epoll", "poll", "select"} - {method}:
+            config.avoid_method(other)
+        base = EventBase(config)
+    with base, HttpServer(base, bevcb=BufferEvent.socket) as server:
+        server.set_cb("/", hello)
+        addresses = [server.bind("127.0.0.1", 0).address for _ in range(2)]
+        for address in addresses * 2:
+            with socket.create_connection(address) as sock:
+                sock.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                few_rounds(base)
+                assert sock.recv(1000).endswith(b"Hello, World!")
+
+
+def test_descriptors_beyond_select_are_refused_by_it() -> None:
+    def child() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1100, 1100))
+        with EventConfig() as config:
+            config.avoid_method("epoll")
+            config.avoid_method("poll")
+            base = EventBase(config)
+        with base, HttpServer(base) as server, contextlib.ExitStack() as files:
+            server.set_cb("/", hello)
+            address = server.bind("127.0.0.1", 0).address
+            with socket.create_connection(address) as refused:
+                while (file := files.enter_context(Path(os.devnull).open("rb"))).fileno() < 1030:
+                    pass
+                few_rounds(base)
+                assert refused.recv(100) == b""
+            files.close()
+            assert file.closed
+            with socket.create_connection(address) as sock:
+                sock.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                few_rounds(base)
+                assert sock.recv(1000).endswith(b"Hello, World!")
+
+    in_child(child)
+
+
 @pytest.mark.parametrize("what", ["server", "base"])
 def test_all_may_be_closed_where_a_bufferevent_is_asked_for(
     server: HttpServer, connect: MakeClient, base: EventBase, what: str
@@ -1769,3 +1878,98 @@ def test_tls_connections_end_with_the_server(
     assert peer.sock.recv(100) == b""  # with a close_notify: else it is an SSLEOFError
     peer.sock.close()
     assert all(request.closed for request in kept)
+
+
+# ---- other people's clients ----
+
+
+def run_client(base: EventBase, run_until: RunUntil, *command: str, data: bytes = b"") -> bytes:
+    """What a program has to say that talks to a server in this process."""
+    if not shutil.which(command[0]):
+        pytest.skip(f"{command[0]} is not there")
+    out: list[subprocess.CompletedProcess[bytes]] = []
+
+    def run() -> None:
+        out.append(
+            subprocess.run(command, input=data, capture_output=True, timeout=20, check=False)
+        )
+        base.once(-1, EV_TIMEOUT, print)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    run_until(lambda: out, timeout=30)
+    thread.join()
+    assert (out[0].returncode, out[0].stderr) == (0, b"")
+    return out[0].stdout
+
+
+def url(server: HttpServer) -> str:
+    host, port = server.bound_sockets[0].address
+    return f"http://{host}:{port}"
+
+
+def echo(request: HttpServerRequest) -> None:
+    request.output_headers["X-Command"] = request.command
+    request.send_reply(200, None, request.read())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--http1.0"],
+        ["-H", "Transfer-Encoding: chunked"],
+        ["-H", "Expect: 100-continue"],
+        ["--compressed"],
+        ["-X", "PUT"],
+    ],
+    ids=str,
+)
+def test_curl_gets_what_it_sends(
+    server: HttpServer, base: EventBase, run_until: RunUntil, options: list[str]
+) -> None:
+    server.set_gencb(echo)
+    body = os.urandom(3_000_000)
+    curl = ("curl", "-sS", "--data-binary", "@-", *options)
+    assert run_client(base, run_until, *curl, url(server), data=body) == body
+
+
+def test_curl_sees_headers(server: HttpServer, base: EventBase, run_until: RunUntil) -> None:
+    server.set_gencb(echo)
+    seen = run_client(base, run_until, "curl", "-sSI", url(server))
+    assert seen.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"X-Command: HEAD\r\n" in seen
+
+
+def test_wrk_sees_no_error(server: HttpServer, base: EventBase, run_until: RunUntil) -> None:
+    server.set_cb("/", hello)
+    seen = run_client(base, run_until, "wrk", "-t1", "-c20", "-d1", f"{url(server)}/").decode()
+    found = re.search(r"(\d+) requests in", seen)
+    assert found, seen
+    assert int(found[1]) > 100
+    assert "Socket errors" not in seen
+    assert "Non-2xx" not in seen
+
+
+def test_the_standard_library_keeps_its_connection(
+    server: HttpServer, base: EventBase, run_until: RunUntil
+) -> None:
+    host, port = server.bound_sockets[0].address
+
+    def run() -> None:
+        connection = http.client.HTTPConnection(host, port, timeout=10)
+        for body in (b"", b"a", b"b" * 100_000):
+            connection.request("POST", "/", body)
+            answers.append(connection.getresponse().read())
+        connection.request("POST", "/", iter([b"c" * 1000] * 10), encode_chunked=True)
+        answers.append(connection.getresponse().read())
+        connection.close()
+        base.once(-1, EV_TIMEOUT, print)
+
+    answers: list[bytes] = []
+    server.set_gencb(echo)
+    thread = threading.Thread(target=run)
+    thread.start()
+    run_until(lambda: len(answers) == 4)
+    thread.join()
+    assert [len(answer) for answer in answers] == [0, 1, 100_000, 10_000]

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import pytest
 from common import FUZZ, few_rounds, measures_memory
 from conftest import RunUntil
-from faults import Fault, Faults, build, needs_faults
+from faults import NEVER, Fault, Faults, build, needs_faults
 from processes import in_child, run
 from tls import Certificates
 
@@ -40,8 +40,8 @@ from pylibevent import (
     EVHTTP_REQ_POST,
     EVHTTP_REQ_PUT,
     EVHTTP_REQ_TRACE,
+    EVLOOP_NONBLOCK,
     EVLOOP_ONCE,
-    EVREQ_HTTP_BUFFER_ERROR,
     EVREQ_HTTP_DATA_TOO_LONG,
     EVREQ_HTTP_EOF,
     EVREQ_HTTP_INVALID_HEADER,
@@ -1008,6 +1008,23 @@ def test_each_request_ends_whatever_the_server_says(
     assert {0, 200} <= codes
 
 
+@measures_memory
+def test_what_comes_while_a_request_is_sent_is_bounded(
+    base: EventBase, serve: Serve, fetch: Fetch
+) -> None:
+    def talk(link: Link) -> None:
+        link.sock.recv(1)
+        for _ in range(2000):
+            link.send(b"x" * 100_000)
+
+    peer = serve(talk)
+    before = resident()
+    with connection(base, peer, max_body_size=1_000_000) as conn:
+        result = fetch(conn, EVHTTP_REQ_POST, body=b"x" * 20_000_000)
+        assert result.error == EVREQ_HTTP_DATA_TOO_LONG
+    assert resident() - before < 64 << 20
+
+
 @pytest.mark.parametrize("chunked", [None, True])
 @pytest.mark.parametrize(
     "reply",
@@ -1274,6 +1291,40 @@ def test_a_reply_that_nobody_has_asked_for_is_not_the_answer_to_the_next_request
         assert fetch(conn).body == b"ok"
         assert sent.wait(20)
         assert fetch(conn).body == b"ok"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.0 200 OK\r\n",
+        b"HTTP/1.0 200 OK\r\nConnection: te\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: TE , Close\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: te\r\nConnection: close\r\n",
+    ],
+)
+def test_a_connection_that_will_be_closed_is_not_used_again(
+    base: EventBase, serve: Serve, run_until: RunUntil, head: bytes
+) -> None:
+    peer = serve(answers(head + b"Content-Length: 2\r\n\r\nok"), answers(OK))
+    with connection(base, peer) as conn:
+        first, second = Result(base).make(conn), Result(base).make(conn)
+        run_until(lambda: second.over)
+        assert (first.body, second.body) == (b"ok", b"ok")
+    assert len(peer.peers) == 2
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.0 200 OK\r\nConnection: Keep-Alive", b"HTTP/1.1 200 OK\r\nConnection: closed"]
+)
+def test_a_connection_that_stays_open_is_used_again(
+    base: EventBase, serve: Serve, run_until: RunUntil, head: bytes
+) -> None:
+    peer = serve(answers(head + b"\r\nContent-Length: 2\r\n\r\nok", OK))
+    with connection(base, peer) as conn:
+        first, second = Result(base).make(conn), Result(base).make(conn)
+        run_until(lambda: second.over)
+        assert (first.body, second.body) == (b"ok", b"ok")
+    assert len(peer.peers) == 1
 
 
 @pytest.mark.parametrize("side", ["client", "server"])
@@ -1629,6 +1680,34 @@ def test_callbacks_of_the_output_buffer_are_called_by_make_request_and_not_in_th
         assert result.body == b"ok"
 
 
+@pytest.mark.parametrize("what", ["conn", "base", "again"])
+def test_all_may_be_done_in_a_callback_of_the_output_buffer(base: EventBase, what: str) -> None:
+    conn = HttpConnection(base, "127.0.0.1", 1)
+    result = Result(base)
+    result.request.output_buffer.add(b"body")
+
+    def act(*_: object) -> None:
+        if what == "conn":
+            conn.close()
+        elif what == "base":
+            base.close()
+        else:
+            del result.request.output_headers["Content-Length"]
+            conn.make_request(result.request, EVHTTP_REQ_GET)
+
+    entry = result.request.output_buffer.add_cb(act)
+    if what == "again":
+        with pytest.raises(RuntimeError, match="client"):
+            conn.make_request(result.request, EVHTTP_REQ_POST)
+        assert result.request.connection is conn
+    else:
+        with pytest.raises(ClosedError):
+            conn.make_request(result.request, EVHTTP_REQ_POST)
+        assert result.request.connection is None
+    entry.remove()
+    conn.close()
+
+
 def test_an_exception_goes_to_the_handler_with_the_request(
     base: EventBase, serve: Serve, run_until: RunUntil
 ) -> None:
@@ -1755,6 +1834,7 @@ def test_a_dns_base_that_is_closed_already_fails_the_request(
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    pytest.importorskip("pylibevent._libevent_ssl")
     return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
@@ -2167,8 +2247,9 @@ def test_in_a_child_it_works_after_reinit_and_the_parents_connection_is_left_alo
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("tls", [False, True])
 def test_in_a_child_the_base_may_be_closed_at_once(
-    base: EventBase, serve: Serve, run_until: RunUntil
+    base: EventBase, serve: Serve, run_until: RunUntil, certificates: Certificates, tls: bool
 ) -> None:
     got, go_on = threading.Event(), threading.Event()
 
@@ -2180,8 +2261,8 @@ def test_in_a_child_the_base_may_be_closed_at_once(
         link.send(OK)
         link.wait_for_the_end()
 
-    peer = serve(talk)
-    with connection(base, peer) as conn:
+    peer = serve(talk, wrap=over_tls(certificates.for_server()) if tls else None)
+    with connection(base, peer, tls=client_context(certificates) if tls else None) as conn:
         result = Result(base).make(conn)
         run_until(got.is_set)
         in_child(base.close)
@@ -2446,33 +2527,72 @@ def test_an_allocation_that_fails_is_a_memory_error(
 
 
 def talk_to_a_server(fault: Fault) -> None:
-    """Whatever fails, the request ends."""
-    with EventBase() as base, socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        port = listener.getsockname()[1]
-        with HttpConnection(base, "127.0.0.1", port, timeout=1) as conn:
-            ended: list[HttpError | None] = []
-            request = HttpRequest(lambda request: ended.append(request.error))
-            conn.make_request(request)
-            accepted: list[socket.socket] = []
-            listener.setblocking(False)
-            with fault.tolerated:
-                for _ in range(3):
-                    base.loop(2)
+    """Whatever fails, the request ends, and the next one is made."""
+    reply = CHUNKED[:-2] + b"Connection: close\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n"
+    with EventBase() as base, socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        ended: list[HttpError | None] = []
+
+        def step(accepted: list[socket.socket]) -> None:
+            with contextlib.suppress(BlockingIOError):
+                accepted.append(listener.accept()[0])
+                accepted[-1].sendall(reply)
+            base.loop(EVLOOP_NONBLOCK)
+
+        def fetch(conn: HttpConnection, accepted: list[socket.socket]) -> None:
+            conn.make_request(
+                HttpRequest(
+                    lambda request: ended.append(request.error),
+                    header=lambda request: request.headers["transfer-encoding"] == "chunked",
+                    chunked=lambda request: request.read(),
+                )
+            )
             while not ended:
-                with contextlib.suppress(BlockingIOError):
-                    accepted.append(listener.accept()[0])
-                    accepted[-1].sendall(OK)
-                base.loop(2)
+                step(accepted)
+
+        with (
+            HttpConnection(base, "127.0.0.1", listener.getsockname()[1], timeout=0.1) as conn,
+            contextlib.ExitStack() as stack,
+        ):
+            accepted: list[socket.socket] = []
+            with fault.tolerated:
+                fetch(conn, accepted)
+            while base._table.keys() - {conn._token}:  # it was made, and is not over
+                step(accepted)
+            ended.clear()
+            conn.timeout = 10
+            fetch(conn, accepted)
             for sock in accepted:
-                sock.close()
-            assert ended[0] in (None, EVREQ_HTTP_EOF, EVREQ_HTTP_BUFFER_ERROR, EVREQ_HTTP_TIMEOUT)
+                stack.enter_context(sock)
+            assert ended == [None]
 
 
 @needs_faults
 def test_a_request_ends_whatever_allocation_fails(faults: Faults) -> None:
     faults.each(talk_to_a_server)
+    faults.each(talk_to_a_server, times=NEVER)
+
+
+@needs_faults
+def test_a_request_over_tls_ends_whatever_allocation_fails(
+    faults: Faults, certificates: Certificates
+) -> None:
+    context = client_context(certificates)
+
+    def begin(fault: Fault) -> None:
+        with EventBase() as base, socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            with HttpConnection(base, "127.0.0.1", port, tls=context, timeout=0.05) as conn:
+                ended: list[HttpError | None] = []
+                conn.make_request(HttpRequest(lambda request: ended.append(request.error)))
+                with fault.tolerated:
+                    for _ in range(3):
+                        base.loop(EVLOOP_NONBLOCK)
+                while not ended:
+                    base.loop(EVLOOP_ONCE)
+                assert ended[0] is not None
+
+    faults.each(begin)
 
 
 def test_without_descriptors_the_request_fails() -> None:

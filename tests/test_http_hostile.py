@@ -3,12 +3,16 @@ ways. docs/http.md has this as a table."""
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import pytest
-from common import few_rounds
+from common import FUZZ, few_rounds
 from conftest import RunUntil
 from http_peer import Client
+from hypothesis import given, settings, strategies
 
 from pylibevent import (
     EVHTTP_REQ_CONNECT,
@@ -357,3 +361,108 @@ def test_requests_may_come_in_pieces_of_any_size(
     for _, what in requests:
         assert client.reply(what[0]).status == 200
     assert seen == [what for _, what in requests]
+
+
+# ---- any bytes ----
+
+STREAMS = [data for data, _ in UNDERSTOOD.values()] + [data for data, _ in REFUSED.values()]
+PIECES = [
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b" ",
+    b"\t",
+    b":",
+    b";",
+    b"0",
+    b"5",
+    b"-",
+    b"+",
+    b"\0",
+    b"\x80",
+    NEXT,
+]
+
+
+def handled(data: bytes, cuts: list[int]) -> list[tuple[str, str, bytes]]:
+    """What handlers get of these bytes, cut up in this way."""
+    seen: list[tuple[str, str, bytes]] = []
+
+    def handler(request: HttpServerRequest) -> None:
+        seen.append((request.command, request.uri, request.read()))
+        request.send_reply(200)
+
+    with EventBase() as base, HttpServer(base) as server:
+        server.bind("127.0.0.1", 0)
+        server.set_gencb(handler)
+        server.max_headers_size = 2000
+        with socket.create_connection(server.bound_sockets[0].address) as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            few_rounds(base, 2)
+            for start, end in pairwise([0, *sorted(cuts), len(data)]):
+                with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                    sock.send(data[start:end])
+                few_rounds(base, 3)
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)
+            few_rounds(base, 10)
+    return seen
+
+
+@settings(max_examples=300 * max(FUZZ, 1))
+@given(strategies.data())
+def test_what_handlers_get_does_not_depend_on_how_it_comes(data: strategies.DataObject) -> None:
+    parts = data.draw(strategies.lists(strategies.sampled_from(STREAMS), min_size=1, max_size=4))
+    stream = bytearray(b"".join(part[:4000] for part in parts))
+    for _ in range(data.draw(strategies.integers(0, 4))):
+        at = data.draw(strategies.integers(0, len(stream)))
+        gone = data.draw(strategies.integers(0, 3))
+        stream[at : at + gone] = data.draw(strategies.sampled_from([b"", *PIECES]))
+    cuts = data.draw(strategies.lists(strategies.integers(0, len(stream)), max_size=20))
+    assert handled(bytes(stream), cuts) == handled(bytes(stream), [])
+
+
+def read_by_h11(data: bytes) -> tuple[list[tuple[str, str, bytes]], str]:
+    """What h11 makes of them, and why it has stopped."""
+    h11 = pytest.importorskip("h11")
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(data)
+    seen: list[tuple[str, str, bytes]] = []
+    command = target = body = b""
+    while True:
+        try:
+            event = connection.next_event()
+        except h11.RemoteProtocolError as error:
+            return seen, str(error)
+        if isinstance(event, h11.Request):
+            command, target, body = event.method, event.target, b""
+        elif isinstance(event, h11.Data):
+            body += event.data
+        elif isinstance(event, h11.EndOfMessage):
+            seen.append((command.decode(), target.decode("latin-1"), body))
+            connection.send(h11.Response(status_code=404, headers=[("Content-Length", "0")]))
+            connection.send(h11.EndOfMessage())
+            if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
+                return seen, "the end"
+            connection.start_next_cycle()
+        else:
+            return seen, "no more"
+
+
+@settings(max_examples=300 * max(FUZZ, 1))
+@given(strategies.data())
+def test_h11_understands_what_handlers_get_as_they_do(data: strategies.DataObject) -> None:
+    """A Host is not asked for here, bytes beyond ASCII are not refused, and HTTP/1.0 may keep its
+    connection."""
+    plain = [one for one in STREAMS if b"HTTP/1.0" not in one and one.isascii()]
+    parts = data.draw(strategies.lists(strategies.sampled_from(plain), min_size=1, max_size=4))
+    stream = bytearray(b"".join(part[:4000] for part in parts))
+    for _ in range(data.draw(strategies.integers(0, 4))):
+        at = data.draw(strategies.integers(0, len(stream)))
+        gone = data.draw(strategies.integers(0, 3))
+        stream[at : at + gone] = data.draw(strategies.sampled_from([b"", *PIECES]))
+    ours = handled(bytes(stream), [])
+    theirs, why = read_by_h11(bytes(stream))
+    assert ours[: len(theirs)] == theirs[: len(ours)]
+    if len(theirs) < len(ours):
+        assert "Host" in why or not stream.isascii() or b"HTTP/1.0" in stream

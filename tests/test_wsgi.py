@@ -22,7 +22,7 @@ import pytest
 from common import few_rounds, measures_memory, received
 from conftest import RunUntil
 from http_peer import Client
-from processes import Server, complaint_of
+from processes import Server, complaint_of, curl
 
 from pylibevent import EventBase
 from pylibevent.wsgi import WSGIServer, serve
@@ -185,7 +185,7 @@ def test_expect_gets_a_100_first(client_of: Ask) -> None:
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
     client.run_until(lambda: client.read() or b"\r\n\r\n" in client.data)
     assert client.data == b"HTTP/1.1 100 Continue\r\n\r\n"
-    client.data = b""
+    client.data.clear()
     client.send(b"abc")
     assert client.reply().body == b"done"
 
@@ -652,13 +652,15 @@ def test_stop_answers_what_has_come(base: EventBase, run_until: RunUntil) -> Non
 
 
 def test_stop_waits_for_a_slow_client_so_long(base: EventBase) -> None:
-    server = WSGIServer(base, generating(*[bytes(1 << 20)] * 100))
+    body = Body([bytes(1 << 20)] * 100)
+    server = WSGIServer(base, body)
     address = server.accept(socket.create_server(("127.0.0.1", 0)))
     with socket.create_connection(address) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         threading.Timer(0.1, server.stop).start()
         server.run(graceful_timeout=0.1)
     assert server.http.closed
+    assert body.closed == 1
 
 
 def test_there_is_at_least_one_worker() -> None:
@@ -800,14 +802,8 @@ def site(
         yield server
 
 
-def curl(server: Server, path: str, *arguments: str) -> str:
-    return subprocess.run(
-        ["curl", "-sS", *arguments, f"http://{server.host}:{server.port}{path}"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=20,
-    ).stdout
+def curled(server: Server, path: str, *arguments: str) -> str:
+    return curl(f"http://{server.host}:{server.port}{path}", *arguments).decode()
 
 
 def test_an_applications_page_is_served(site: Server) -> None:
@@ -816,19 +812,19 @@ def test_an_applications_page_is_served(site: Server) -> None:
 
 
 def test_an_applications_page_is_served_to_curl(site: Server) -> None:
-    assert curl(site, "/hello/you?from=me") == "Hello, you from me"
+    assert curled(site, "/hello/you?from=me") == "Hello, you from me"
 
 
 def test_a_form_with_a_file_arrives(site: Server, tmp_path: Path) -> None:
     (tmp_path / "upload").write_bytes(bytes(3_000_000))
-    answer = curl(site, "/form", "-F", "name=x", "-F", f"file=@{tmp_path / 'upload'}")
+    answer = curled(site, "/form", "-F", "name=x", "-F", f"file=@{tmp_path / 'upload'}")
     assert "x" in answer
     assert "3000000" in answer
 
 
 def test_a_stream_arrives(site: Server) -> None:
     assert get(site, "/stream") == (200, b"part 0\npart 1\npart 2\n")
-    assert curl(site, "/stream", "--http1.0") == "part 0\npart 1\npart 2\n"
+    assert curled(site, "/stream", "--http1.0") == "part 0\npart 1\npart 2\n"
 
 
 def test_a_file_arrives(site: Server) -> None:
@@ -849,4 +845,4 @@ def test_flasks_own_errors_and_cookies() -> None:
         assert get(server, "/teapot")[0] == 418
         assert get(server, "/raises")[0] == 500
         assert get(server, "/cookie", Cookie="a=x; b=y") == (200, b"xy")
-        assert curl(server, "/cookie", "-D-", "-b", "a=x;b=y").count("Set-Cookie:") == 2
+        assert curled(server, "/cookie", "-D-", "-b", "a=x;b=y").count("Set-Cookie:") == 2

@@ -244,6 +244,7 @@ int pyle_parse_query(struct pyle_text *, const char *query); /* name, NUL, value
 #define PYLE_REQUEST_MINOR 2
 #define PYLE_REQUEST_PORT 3
 #define PYLE_REQUEST_CODE 4
+#define PYLE_REQUEST_OWNED 5
 struct pyle_request *pyle_request_new(struct pyle_owned *, long long token); /* a client's; NULL: no memory */
 void pyle_request_unref(struct pyle_request *);
 struct evhttp_request *pyle_request_ptr(struct pyle_request *); /* NULL once it is over */
@@ -294,6 +295,7 @@ void pyle_bound_unref(struct pyle_bound *);
 /* address NULL: fd listens already, and is closed with it */
 int pyle_bound_open(struct pyle_bound *, const void *address, int length, int fd, int flags, int backlog);
 int pyle_bound_close(struct pyle_bound *);
+int pyle_bound_enable(struct pyle_bound *, int on);
 int pyle_bound_fd(struct pyle_bound *);
 struct evhttp_bound_socket *pyle_bound_ptr(struct pyle_bound *); /* NULL once closed */
 

@@ -235,6 +235,7 @@ int pyle_request_number(struct pyle_request *r, int what)
     case PYLE_REQUEST_MAJOR: return r->req->major;
     case PYLE_REQUEST_MINOR: return r->req->minor;
     case PYLE_REQUEST_PORT: return r->req->remote_port;
+    case PYLE_REQUEST_OWNED: return r->owned;
     default: return r->req->response_code;
     }
 }
@@ -525,6 +526,7 @@ struct pyle_bound {
     struct evhttp_bound_socket *bound; /* NULL once closed */
     struct pyle_http *s;       /* counted */
     int refs;
+    int off;                   /* disable() */
     struct event retry_event;  /* after a failed accept */
     struct pyle_bound *next;
     struct pyle_bound *next_of_all, **to_this;
@@ -549,6 +551,7 @@ struct pyle_http_conn {
     int bad;                   /* the scan has met what is not HTTP; 2: and evhttp will */
     struct evbuffer_cb_entry *input_cb;
     struct event timer;        /* the handler takes too long */
+    struct event hold;         /* of plain ones: see on_hold() */
     struct pyle_tls *tls;      /* NULL: none */
     int shaken;                /* the handshake is over */
     int left;                  /* to the parent process */
@@ -972,6 +975,18 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
     put_conn(c);
 }
 
+/* For each request evhttp stops reading and starts again. The kernel need not know: another event
+ * for the same keeps it there, until somebody stops in earnest. */
+static void on_hold(evutil_socket_t fd, short what, void *arg)
+{
+    struct pyle_http_conn *c = arg;
+
+    (void)fd;
+    (void)what;
+    if (!IS_ARMED(&c->bev->ev_read))
+        event_del(&c->hold);
+}
+
 /* evhttp is done with a request. */
 static void over(struct pyle_http_conn *c, int what, int left)
 {
@@ -995,6 +1010,8 @@ static void on_complete(struct evhttp_request *req, void *arg)
     (void)req;
     pyle_went_short();
     unwatch(c);
+    if (c->plain && !IS_ARMED(&c->hold))
+        event_add(&c->hold, NULL);
     if (pyle_scan_stopped(&c->scan)) { /* it did not come to that */
         c->scan.seen = 0;
         pyle_scan_start(&c->scan);
@@ -1008,8 +1025,11 @@ static void on_closed(struct evhttp_connection *evcon, void *arg)
     struct pyle_http_conn *c = arg;
 
     (void)evcon;
-    if (c->plain) /* it is freed by that */
+    if (c->plain) { /* it is freed by that */
         c->bev->ev_read.ev_evcallback.evcb_arg = c->bev->ev_write.ev_evcallback.evcb_arg = c->bev;
+        event_del(&c->hold);
+        event_debug_unassign(&c->hold);
+    }
     evbuffer_remove_cb_entry(bufferevent_get_input(c->bev), c->input_cb);
     c->bev = NULL;
     c->evcon = NULL;
@@ -1109,6 +1129,9 @@ static void adopt(struct pyle_http *s)
         if (c->plain) {
             hook(&bev->ev_read, on_readable, &libevent_reads, c);
             hook(&bev->ev_write, on_writable, &libevent_writes, c);
+            event_assign(&c->hold, s->pb->base, c->fd, EV_READ | EV_PERSIST, on_hold, c);
+            pyle_make_internal(&c->hold);
+            event_add(&c->hold, NULL);
         }
         if (note_fd(s, c) < 0 || c->refused)
             evhttp_connection_free(c->evcon);
@@ -1251,14 +1274,25 @@ static void ask_python(struct pyle_http *s, struct pyle_http_conn *c)
     c->refused = !c->bev;
 }
 
+/* One that takes no descriptor: evhttp gives the connection up. */
+static struct bufferevent *unusable(struct event_base *base)
+{
+    struct bufferevent *pair[2];
+
+    if (bufferevent_pair_new(base, BEV_OPT_CLOSE_ON_FREE, pair) < 0) /* or evhttp closes it twice */
+        return NULL;
+    bufferevent_free(pair[1]);
+    return pair[0];
+}
+
 static struct bufferevent *on_bevcb(struct event_base *base, void *arg)
 {
     struct pyle_http *s = arg;
-    struct pyle_http_conn *c = pyle_make(PYLE_HTTP_CONNS, sizeof(*c));
+    struct pyle_http_conn *c = pyle_fd_fits(s->pb->fd_limit) ? pyle_make(PYLE_HTTP_CONNS, sizeof(*c)) : NULL;
     struct bufferevent *bev;
 
     if (!c)
-        return NULL;
+        return unusable(base);
     if (s->bevcb)
         ask_python(s, c);
     if (!c->bev)
@@ -1266,13 +1300,13 @@ static struct bufferevent *on_bevcb(struct event_base *base, void *arg)
     bev = c->bev ? c->bev : bufferevent_socket_new(base, -1, 0);
     if (!bev) {
         pyle_unmake(PYLE_HTTP_CONNS, c);
-        return NULL;
+        return unusable(base);
     }
     c->input_cb = evbuffer_add_cb(bufferevent_get_input(bev), on_input, c);
     if (!c->input_cb) {
         bufferevent_free(bev);
         pyle_unmake(PYLE_HTTP_CONNS, c);
-        return NULL;
+        return unusable(base);
     }
     pyle_scan_start(&c->scan);
     hold_http(s);
@@ -1682,6 +1716,7 @@ int pyle_http_take_over(struct pyle_request *r, struct pyle_bev *pv)
     rc = rc < 0 || pyle_went_short() ? PYLE_NOMEM : pyle_bev_setfd(pv, fd, 1);
     if (rc == 0) {
         bufferevent_disable(bev, EV_READ | EV_WRITE);
+        event_del(&c->hold);
         dup2(null, c->fd);
         r->answered = 2;
         c->taken = 1;
@@ -1784,6 +1819,8 @@ static void disown(struct pyle_http *s)
 
     for (c = s->conns; null >= 0 && c; c = c->next) {
         bufferevent_disable(c->bev, EV_READ | EV_WRITE);
+        if (c->plain)
+            event_del(&c->hold);
         dup2(null, c->fd);
         c->left = 1;
     }
@@ -2101,7 +2138,7 @@ static void on_retry(evutil_socket_t fd, short what, void *arg)
 
     (void)fd;
     (void)what;
-    if (b->bound && evconnlistener_enable(evhttp_bound_socket_get_listener(b->bound)) < 0)
+    if (b->bound && !b->off && evconnlistener_enable(evhttp_bound_socket_get_listener(b->bound)) < 0)
         event_add(&b->retry_event, &pause_time);
 }
 
@@ -2211,6 +2248,19 @@ int pyle_bound_close(struct pyle_bound *b)
     CHECK(b->s);
     close_bound(b);
     return 0;
+}
+
+int pyle_bound_enable(struct pyle_bound *b, int on)
+{
+    struct evconnlistener *lev;
+
+    if (!b->bound)
+        return PYLE_CLOSED;
+    CHECK(b->s);
+    lev = evhttp_bound_socket_get_listener(b->bound);
+    b->off = !on;
+    event_del(&b->retry_event);
+    return (on ? evconnlistener_enable(lev) : evconnlistener_disable(lev)) < 0 ? pyle_failed() : 0;
 }
 
 int pyle_bound_fd(struct pyle_bound *b)

@@ -16,6 +16,7 @@
 #define MOST_INFORMED 16       /* replies of 1xx before the one that counts */
 #define MOST_LINE 4096         /* of the line with a chunk's size, about which evhttp asks nothing */
 #define MOST_BODY (64LL << 20)
+#define MOST_EARLY (64 << 10)    /* besides, while a request is written */
 #define WATCH_SECONDS 1
 
 enum { IDLE, ASKED, RUNNING, WAITING };
@@ -241,13 +242,18 @@ static void on_input(struct evbuffer *buf, const struct evbuffer_cb_info *info, 
 {
     struct pyle_client *c = arg;
     struct pyle_exchange *x = c->running;
-    ssize_t end;
+    int too_long = 0;
 
-    if (!x || x->refused || info->n_added == 0 || info->orig_size < MOST_LINE ||
-        !x->r->req->chunked || x->r->req->ntoread >= 0)
+    if (!x || x->refused || info->n_added == 0 || info->orig_size < MOST_LINE)
         return;
-    end = evbuffer_search_eol(buf, NULL, NULL, EVBUFFER_EOL_LF).pos;
-    if (end < 0 || (size_t)end >= info->orig_size) {
+    if (evbuffer_get_length(bufferevent_get_output(c->bev)) > 0) {
+        /* What comes before all of a request is written, evhttp leaves there. */
+        too_long = info->orig_size > (size_t)(c->max_body >= 0 ? c->max_body : MOST_BODY) + MOST_EARLY;
+    } else if (x->r->req->chunked && x->r->req->ntoread < 0) {
+        ssize_t end = evbuffer_search_eol(buf, NULL, NULL, EVBUFFER_EOL_LF).pos;
+        too_long = end < 0 || (size_t)end >= info->orig_size;
+    }
+    if (too_long) {
         x->refused = EVREQ_HTTP_DATA_TOO_LONG + 1;
         c->dead = 1;
         soon(c);
@@ -347,6 +353,31 @@ static void set_timeout(struct pyle_client *c)
 
 static int keep_headers(struct evhttp_request *req, int n);
 
+static int says(struct evhttp_request *req, const char *token)
+{
+    size_t n = strlen(token);
+    struct evkeyval *h;
+    const char *at;
+
+    for (h = req->input_headers->tqh_first; h; h = h->next.tqe_next) {
+        if (evutil_ascii_strcasecmp(h->key, "Connection") != 0)
+            continue;
+        for (at = h->value; *at; at += strspn(at, ", \t")) {
+            size_t length = strcspn(at, ", \t");
+            if (length == n && evutil_ascii_strncasecmp(at, token, n) == 0)
+                return 1;
+            at += length;
+        }
+    }
+    return 0;
+}
+
+/* evhttp knows "close" alone, and in HTTP/1.0 waits to see. */
+static int will_close(struct evhttp_request *req)
+{
+    return says(req, "close") || (req->major == 1 && req->minor == 0 && !says(req, "keep-alive"));
+}
+
 static void on_error(enum evhttp_request_error error, void *arg)
 {
     ((struct pyle_exchange *)arg)->said = (int)error + 1;
@@ -371,7 +402,7 @@ static void on_reply(struct evhttp_request *req, void *arg)
             (req->response_code == 101 || (x->type == EVHTTP_REQ_CONNECT && req->response_code / 100 == 2))) {
             bufferevent_disable(c->bev, EV_READ);
             c->switched = x->switched = 1;
-        } else if (c->bev && evbuffer_get_length(bufferevent_get_input(c->bev)) > 0) {
+        } else if (c->bev && (evbuffer_get_length(bufferevent_get_input(c->bev)) > 0 || will_close(req))) {
             c->dead = 1;
         }
         keep_headers(req, x->n_headers); /* trailers are not, whatever evhttp makes of them */
@@ -710,6 +741,8 @@ static void on_step(evutil_socket_t fd, short what, void *arg)
     off_the_dead(c);
     if (!pyle_exiting && !c->pb->closed)
         tell_closed(c);
+    if (!c->first)
+        c->again = c->tried = 0;
     if (!pyle_exiting && !c->closed && c->state == IDLE && c->first && !c->switched) {
         if (c->evcon && is_stale(c)) {
             free_link(c);
@@ -775,6 +808,7 @@ static void on_deliver(evutil_socket_t fd, short what, void *arg)
     (void)what;
     if (pyle_exiting || pb->closed || x->over)
         return;
+    pyle_hold_base(pb);
     if (x->r->shown[1])
         let_go_of_input(x->r, NULL);
     ++x->refs;
@@ -792,9 +826,10 @@ static void on_deliver(evutil_socket_t fd, short what, void *arg)
     }
     if (answer == PYLE_RETRY || answer == PYLE_ERROR)
         pyle_raise(pb);
+    put_exchange(x);
     pyle_release_pins();
     pyle_after(pb);
-    put_exchange(x);
+    pyle_base_unref(pb);
 }
 
 /* ---- what Python calls ---- */
@@ -1067,7 +1102,7 @@ int pyle_client_make_request(struct pyle_client *c, struct pyle_request *r, int 
     struct pyle_exchange *x;
     struct pyle_call call;
     char *shown = NULL;
-    int rc;
+    int rc, failed = 0;
 
     CHECK(c);
     if ((rc = pyle_request_enter(r)) < 0)
@@ -1083,7 +1118,16 @@ int pyle_client_make_request(struct pyle_client *c, struct pyle_request *r, int 
     } else if (!r->bufs[0]) {
         evbuffer_add_buffer(out, r->req->output_buffer);
     }
-    if (rc < 0 && rc != PYLE_RAISED) {
+    if (rc == 0 || rc == PYLE_RAISED) { /* a callback of the buffer's may have done anything */
+        int now = r->made ? PYLE_INUSE : check(c);
+        if (now < 0) {
+            rc = rc < 0 ? rc : now;
+            failed = 1;
+        }
+    } else {
+        failed = 1;
+    }
+    if (failed) {
         if (in)
             evbuffer_free(in);
         if (out)
