@@ -144,7 +144,7 @@ void pyle_request_over(struct pyle_request *r, int left)
 {
     int i, busy = r->depth > 0 || r->told;
 
-    if (!r->req)
+    if (!r->req || r->conn) /* a 503 may be under way, which nobody waits for any more */
         return;
     r->over = 1;
     if (left)
