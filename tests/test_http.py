@@ -10,6 +10,7 @@ import resource
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -1810,6 +1811,33 @@ def test_a_tls_client_that_goes_while_the_reply_is_made_is_seen(
     run_until(lambda: lib.pyle_alive(lib.PYLE_REQUESTS))
     peer.sock.close()
     run_until(lambda: errors == [EVREQ_HTTP_EOF])
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_tls_client_gets_its_503_after_the_handler_has_heard(
+    secure: HttpServer, run_until: RunUntil, certificates: tls.Certificates, stays: bool
+) -> None:
+    kept: list[HttpServerRequest] = []
+    errors: list[HttpError] = []
+
+    def handler(request: HttpServerRequest) -> None:
+        request.on_error(lambda _, error: errors.append(error))
+        kept.append(request)
+
+    secure.timeout = 0.05
+    secure.set_cb("/", handler)
+    peer = Handshake(secure, run_until, certificates)
+    peer.sock.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    run_until(lambda: errors == [EVREQ_HTTP_TIMEOUT])
+    if not stays:
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.sock.close()
+    few_rounds(secure.base)
+    assert kept.pop().closed
+    if stays:
+        peer.sock.setblocking(True)
+        assert peer.sock.recv(1000).startswith(b"HTTP/1.1 503 ")
+        peer.sock.close()
 
 
 def test_what_a_tls_client_sends_while_the_reply_is_made_is_bounded_and_not_lost(
