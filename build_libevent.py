@@ -28,7 +28,7 @@ HEADERS = (
 SOURCES = (
     "base", "event", "buffer", "bufferevent", "fast", "ratelimit", "listener", "log", "memory",
     "tag", "dns", "poll", "uri", "http",
-    "http_scan",
+    "http_scan", "http_client",
 )  # fmt: skip
 PRELUDE = '#include "preamble.h"\n#include "pyle.h"\n'
 

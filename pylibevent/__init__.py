@@ -207,6 +207,7 @@ from .event import (
     version,
 )
 from .http import HttpBoundSocket, HttpHeaders, HttpRequest, HttpServer, HttpServerRequest
+from .http_client import HttpConnection
 from .listener import Listener
 from .ratelimit import RateLimitGroup, TokenBucketConfig
 from .uri import (
@@ -397,6 +398,7 @@ __all__ = [
     "FilterResult",
     "FlushMode",
     "HttpBoundSocket",
+    "HttpConnection",
     "HttpConnectionFlags",
     "HttpError",
     "HttpHeaders",

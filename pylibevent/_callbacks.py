@@ -23,7 +23,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ._libevent import ffi, lib
-from .constants import BEV_EVENT_ERROR, BUFFEREVENT_FLAGS, EVENT_FLAGS, FilterResult, FlushMode
+from .constants import (
+    BEV_EVENT_ERROR,
+    BUFFEREVENT_FLAGS,
+    EVENT_FLAGS,
+    EVREQ_HTTP_REQUEST_CANCEL,
+    FilterResult,
+    FlushMode,
+)
 from .errors import os_error, stash, unraisable
 
 if TYPE_CHECKING:
@@ -481,6 +488,93 @@ def http_told(slot: int, token: int, what: int, error: int, chunks: int) -> int:
             raised.append(exception)
     answer = several(raised, slot, source)
     if released and token in table:
+        del table[token]
+    return answer
+
+
+@callback
+def http_connect(slot: int, token: int, again: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE
+    entered = True  # noqa: F841
+    try:
+        source._connect(bool(again))
+    except BaseException as exception:
+        return caught(exception, source)
+    return DONE
+
+
+@callback
+def http_closed(slot: int, token: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE
+    entered = True  # noqa: F841
+    try:
+        source._closecb(source, *source._args)
+    except BaseException as exception:
+        return caught(exception, source)
+    return DONE
+
+
+@callback
+def http_over(slot: int, token: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is not None:
+        source.close()
+    return DONE
+
+
+@callback
+def http_headers(slot: int, token: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None or (function := source._header) is None:
+        return DONE
+    entered = True  # noqa: F841
+    try:
+        answer = function(source, *source._args)
+        refused = answer is False or (isinstance(answer, int) and index(answer) < 0)
+    except BaseException as exception:
+        return caught(exception, source)
+    return int(lib.PYLE_HTTP_REFUSED) if refused else DONE
+
+
+@callback
+def http_chunk(slot: int, token: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None or (function := source._chunked) is None:
+        return DONE
+    source._input = None  # which was of another part
+    entered = True  # noqa: F841
+    try:
+        function(source, *source._args)
+    except BaseException as exception:
+        return caught(exception, source)
+    return DONE
+
+
+@callback
+def http_done(slot: int, token: int, error: int, system_error: int) -> int:
+    source = (table := tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE
+    source._end(error, system_error)
+    failed, args, raised = source._error, source._args, []
+    released = entered = True  # noqa: F841
+    if failed is not None and (function := source._error_cb) is not None:
+        try:
+            function(source, failed, *args)
+        except BaseException as exception:
+            raised.append(exception)
+    if failed is not EVREQ_HTTP_REQUEST_CANCEL:
+        try:
+            source._callback(source, *args)
+        except BaseException as exception:
+            raised.append(exception)
+    answer = several(raised, slot, source)
+    source._drop()
+    if token in table:
         del table[token]
     return answer
 

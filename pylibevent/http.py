@@ -40,13 +40,14 @@ from .constants import (
     EVHTTP_REQ_POST,
     EVHTTP_REQ_PUT,
     EVHTTP_URI_NONCONFORMANT,
+    EVREQ_HTTP_REQUEST_CANCEL,
     LEV_OPT_REUSEABLE,
     LEV_OPT_REUSEABLE_PORT,
     HttpError,
     HttpMethod,
     HttpServerFlags,
 )
-from .errors import CLOSED, INUSE, NONE, RANGE, fail
+from .errors import CLOSED, INUSE, NONE, RANGE, LibeventError, fail
 from .event import EventBase
 from .listener import _backlog
 from .uri import HttpUri, _line, _new_text, _string
@@ -58,7 +59,9 @@ if TYPE_CHECKING:
     from ._libevent import CData
     from .bufferevent import BufferEvent
     from .bufferevent_ssl import TLSConnection
+    from .http_client import HttpConnection
 
+_ERRORS = {int(error): error for error in HttpError}
 _METHODS = {int(method): method for method in HttpMethod}
 _REASONS = {int(status): status.phrase.encode() for status in HTTPStatus}
 _reply = lib.pyle_http_reply
@@ -220,6 +223,10 @@ def _name(text: str) -> bytes:
 # ---- requests ----
 
 
+def _optional(value: Any, name: str) -> Any:
+    return None if value is None else function(value, name)
+
+
 class HttpRequest(Handle):
     """A request and its reply (struct evhttp_request): made by a client, given to a server's
     handler as an HttpServerRequest."""
@@ -227,6 +234,12 @@ class HttpRequest(Handle):
     __slots__ = (
         "_args",
         "_callback",
+        "_chunked",
+        "_connection",
+        "_error",
+        "_error_cb",
+        "_exception",
+        "_header",
         "_headers",
         "_input",
         "_output",
@@ -246,10 +259,28 @@ class HttpRequest(Handle):
         self,
         callback: Callable[[Self, Unpack[Args]], object] | Variadic,
         *args: Unpack[Args],
+        chunked: Callable[[Self, Unpack[Args]], object] | Variadic | None = None,
+        header: Callable[[Self, Unpack[Args]], object] | Variadic | None = None,
+        error: Callable[[Self, HttpError, Unpack[Args]], object] | Variadic | None = None,
     ) -> None:
-        """Wraps evhttp_request_new: callback(request, *args) is called with the reply."""
+        """Wraps evhttp_request_new: a request that `HttpConnection.make_request` will make.
+        callback(request, *args) is called when its reply is there, or will not come: then
+        `response_code` is 0.
+
+        header(request, *args) is called when the headers are there; if it answers False, or a
+        negative number, the reply is given up, with EVREQ_HTTP_EOF
+        (evhttp_request_set_header_cb). chunked(request, *args) gets the body in parts, each in
+        an `input_buffer` of its own, which is empty at the end (evhttp_request_set_chunked_cb).
+        error(request, error, *args) is called first if it fails, and alone after `cancel`
+        (evhttp_request_set_error_cb)."""
         self._first_init()
         self._start(function(callback), args)
+        self._chunked: Callable[..., object] | None = _optional(chunked, "chunked")
+        self._header: Callable[..., object] | None = _optional(header, "header")
+        self._error_cb: Callable[..., object] | None = _optional(error, "error")
+        self._connection: HttpConnection | None = None
+        self._error: HttpError | None = None
+        self._exception: Exception | None = None
         self._make("evhttp_request_new", lib.pyle_request_new, self._token)
 
     def _start(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
@@ -276,8 +307,10 @@ class HttpRequest(Handle):
         self.cancel()
 
     def cancel(self) -> None:
-        """Gives it up (evhttp_cancel_request)."""
-        raise NotImplementedError
+        """Gives it up: its `error` callback is called, with EVREQ_HTTP_REQUEST_CANCEL, and no
+        other; the connection, if it is the one under way, is closed (evhttp_cancel_request).
+        Nothing happens if it has not been made, or is over."""
+        self._check(lib.pyle_request_cancel(self._ptr), "evhttp_cancel_request")
 
     def own(self) -> None:
         """Has its headers, its URI and what it has in its buffers stay, also when it is over, as
@@ -289,6 +322,79 @@ class HttpRequest(Handle):
     def owned(self) -> bool:
         """Whether `own()` was called (evhttp_request_is_owned)."""
         return bool(self._number(lib.PYLE_REQUEST_OWNED, "evhttp_request_is_owned"))
+
+    # ---- a client's ----
+
+    def take_over(self) -> BufferEvent:
+        """In the callback: takes the connection from evhttp, after a 101 for the protocol that it
+        was switched to, or after a CONNECT for what is at the other end. What the server has sent
+        since is in the BufferEvent's input; the next request makes another connection
+        (evhttp_connection_get_bufferevent).
+
+        LibeventError if there is none to be taken, or it has TLS.
+        """
+        from .bufferevent import BufferEvent
+
+        if self._connection is None:
+            raise LibeventError("evhttp_connection_get_bufferevent: not made yet")
+        bev = BufferEvent.socket(self._connection.base)
+        try:
+            rc = lib.pyle_client_take_over(self._ptr, bev._ptr)
+            if rc == NONE:
+                raise LibeventError("evhttp_connection_get_bufferevent: nothing to be taken over")
+            self._check(rc, "evhttp_connection_get_bufferevent")
+        except BaseException:
+            bev.close()
+            raise
+        return bev
+
+    @property
+    def connection(self) -> HttpConnection | None:
+        """The one that makes it, or None (evhttp_request_get_connection)."""
+        return getattr(self, "_connection", None)
+
+    @property
+    def base(self) -> EventBase | None:
+        """The base whose loop calls back, once it is made (evhttp_connection_get_base)."""
+        return None if self._connection is None else self._connection.base
+
+    @property
+    def done(self) -> bool:
+        """Whether it has been made, and is over."""
+        return bool(lib.pyle_request_made(self._ptr)) and (
+            self._connection is None or self._token not in self._connection.base._table
+        )
+
+    @property
+    def error(self) -> HttpError | None:
+        """Why it came to nothing (EVREQ_HTTP_*), None: it has not, so far. What kept it from
+        connecting is EVREQ_HTTP_TIMEOUT or EVREQ_HTTP_EOF, and in `exception`
+        (evhttp_request_set_error_cb)."""
+        return getattr(self, "_error", None)
+
+    @property
+    def exception(self) -> Exception | None:
+        """The OSError, socket.gaierror or ssl.SSLError behind that, if there is one."""
+        return getattr(self, "_exception", None)
+
+    def _end(self, error: int, system_error: int) -> None:
+        self._input = None
+        if error >= 0 and self._connection is not None:
+            self._error = _ERRORS[error]
+            self._exception = self._connection._why(system_error)
+
+    def _drop(self, error: HttpError | None = None) -> None:
+        """No callback any more."""
+        if error is not None and self._error is None:
+            self._error = error
+        self._callback = _nothing
+        self._chunked = self._header = self._error_cb = None
+        self._args = ()
+        if self._connection is not None:
+            self._connection._requests.discard(self._token)
+
+    def _close_with_base(self, _token: int) -> None:
+        self._drop(EVREQ_HTTP_REQUEST_CANCEL)
 
     # ---- what it is ----
 
@@ -355,18 +461,14 @@ class HttpRequest(Handle):
     def headers(self) -> HttpHeaders:
         """What has come in: a server's request, a client's reply
         (evhttp_request_get_input_headers)."""
-        if self._headers is None:
-            self._headers = HttpHeaders._of(self, 1)
-        return self._headers
+        return HttpHeaders._of(self, 1)
 
     input_headers = headers
 
     @property
     def output_headers(self) -> HttpHeaders:
         """What is to go out (evhttp_request_get_output_headers)."""
-        if self._output_headers is None:
-            self._output_headers = HttpHeaders._of(self, 0)
-        return self._output_headers
+        return HttpHeaders._of(self, 0)
 
     @property
     def input_buffer(self) -> EvBuffer:

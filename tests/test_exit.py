@@ -54,6 +54,11 @@ def make(base):
     ready = Event(base, -1, 0, lambda fd, what: None)
     ready.active(EV_READ)
     add(ready)
+    conn = HttpConnection(base, *listener.address, retries=-1)
+    request = HttpRequest(lambda request, *args: None, things)
+    request.output_buffer.add(b'v' * 100000)
+    conn.make_request(request, EVHTTP_REQ_POST)
+    add((conn, request, HttpRequest(print, things)))
     return things
 """
 
@@ -192,7 +197,7 @@ base.dispatch()
     )
 
 
-@pytest.mark.parametrize("kind", ["bev", "listener", "event", "signal", "buffer"])
+@pytest.mark.parametrize("kind", ["bev", "listener", "event", "signal", "buffer", "http"])
 def test_sys_exit_in_each_kind_of_callback(kind: str) -> None:
     run(
         f"""
@@ -201,7 +206,7 @@ base = EventBase()
 things = make(base)
 def leave(*args):
     sys.exit(5)
-_, event, timer, sig, bev, pair, listener, client, buffer, ready = things
+_, event, timer, sig, bev, pair, listener, client, buffer, ready, web = things
 if kind == 'bev':
     bev.setcb(leave)
 elif kind == 'listener':
@@ -213,6 +218,8 @@ elif kind == 'signal':
     sig = Signal(base, signal.SIGUSR1, leave)
     sig.add()
     os.kill(os.getpid(), signal.SIGUSR1)
+elif kind == 'http':
+    HttpConnection(base, '127.0.0.1', 1).make_request(HttpRequest(leave))
 else:
     bev.input.add_cb(leave)
 base.dispatch()

@@ -45,6 +45,8 @@ from pylibevent import (
     Event,
     EventBase,
     FileSegment,
+    HttpConnection,
+    HttpRequest,
     HttpServer,
     HttpServerRequest,
     Listener,
@@ -528,6 +530,89 @@ def test_an_interrupted_loop_loses_no_answer(base: EventBase, how: str) -> None:
             while not request.done:
                 base.loop(EVLOOP_ONCE)
             assert len(got) == 1 or step.done
+
+
+# ---- HTTP: each request ends, and its connection can be used and closed ----
+
+
+@pytest.fixture
+def web() -> Iterator[int]:
+    """A server that has one answer, on that port."""
+
+    def answer(sock: socket.socket) -> None:
+        sock.recv(1000)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n")
+        sock.recv(1)
+
+    def serve() -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            with sock, contextlib.suppress(OSError):
+                sock.settimeout(10)
+                answer(sock)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield int(listener.getsockname()[1])
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_an_http_request_ends_though_it_was_interrupted(web: int, host: str) -> None:
+    for step in each_step():
+        with EventBase() as base, HttpConnection(base, host, web) as conn:
+            got: list[object] = []
+            request = HttpRequest(got.append, chunked=got.append, header=got.append)
+
+            def go() -> None:
+                conn.make_request(request)
+                while not request.done:
+                    base.loop(EVLOOP_ONCE)
+
+            step.interrupt(go)
+            while request.connection is not None and not request.done:
+                base.loop(EVLOOP_ONCE)
+            if request.connection is not None:
+                assert request.response_code == 200
+                assert len(got) == 3 or step.done
+
+
+def test_an_http_connection_can_be_closed_though_that_was_interrupted(web: int) -> None:
+    for step in each_step():
+        with EventBase() as base:
+            conn = HttpConnection(base, "127.0.0.1", web)
+            requests = [HttpRequest(print) for _ in range(3)]
+            for request in requests:
+                conn.make_request(request)
+            for _ in range(5):
+                base.loop(EVLOOP_NONBLOCK)
+            step.interrupt(conn.close)
+            conn.close()
+            assert conn.closed
+            assert all(request.done for request in requests)
+            base.dispatch()
+
+
+def test_an_http_connection_closes_itself_though_that_was_interrupted(web: int) -> None:
+    for step in each_step():
+        with EventBase() as base:
+            conn = HttpConnection(base, "127.0.0.1", web)
+            conn.free_on_completion()
+            conn.make_request(HttpRequest(lambda request: None))
+            step.interrupt(base.dispatch)
+            base.dispatch()
+            assert conn.closed
+
+
+def test_an_http_connection_whose_making_was_interrupted_is_gone_with_its_base() -> None:
+    for step in each_step():
+        with EventBase() as base:
+            step.interrupt(lambda: HttpConnection(base, "localhost", 80, retries=3))
 
 
 # ---- HTTP: each client gets a whole reply, or the end of its connection ----

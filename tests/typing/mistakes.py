@@ -18,6 +18,8 @@ from pylibevent import (
     EventConfig,
     EventFlags,
     FileSegment,
+    HttpConnection,
+    HttpRequest,
     Listener,
     RateLimitGroup,
     Signal,
@@ -127,6 +129,16 @@ def more_of_buffers(base: EventBase, buffer: EvBuffer) -> None:
     buffer.add_file_segment(base)  # type: ignore[arg-type]
     buffer.defer_callbacks()  # type: ignore[call-arg]
     FileSegment("path")  # type: ignore[arg-type]
+
+
+def http(conn: HttpConnection) -> None:
+    HttpRequest()  # type: ignore[call-arg]
+    HttpRequest(on_accept)  # type: ignore[arg-type]
+    HttpRequest(print, chunked=1)  # type: ignore[arg-type]
+    conn.make_request("GET")  # type: ignore[arg-type]
+    conn.make_request(HttpRequest(print), uri=b"/")  # type: ignore[arg-type]
+    conn.set_closecb(on_bufferevent)  # type: ignore[arg-type]
+    conn.timeout = "1"  # type: ignore[assignment]
 
 
 def the_raw_layer(base: EventBase) -> None:

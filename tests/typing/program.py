@@ -85,6 +85,7 @@ from pylibevent import (
     FilterResult,
     FlushMode,
     HttpBoundSocket,
+    HttpConnection,
     HttpConnectionFlags,
     HttpError,
     HttpHeaders,
@@ -607,11 +608,41 @@ def use_http_server() -> None:
             base.dispatch()
             assert b"X-Word: word" in sock.recv(1000)
     assert seen == ["a", HttpMethod.EVHTTP_REQ_GET, "127.0.0.1", b"", True, 1]
-    request = HttpRequest(print, "argument")
-    request.output_headers.add("A", "b")
-    names: list[str] = [*request.output_headers]
-    flags = HttpConnectionFlags.EVHTTP_CON_REUSE_CONNECTED_ADDR
-    assert (names, int(flags)) == (["A"], 8)
+
+
+def use_http_client() -> None:
+    seen: list[object] = []
+
+    def done(request: HttpRequest, word: str) -> None:
+        error: HttpError | None = request.error
+        why: Exception | None = request.exception
+        body: bytes = request.read()
+        seen.extend((word, request.response_code, error, why, body))
+        if request.connection is not None:
+            request.connection.close()
+            server.close()
+
+    def part(request: HttpRequest, word: str) -> None:
+        seen.append((word, bytes(request.input_buffer)))
+
+    def failed(request: HttpRequest, error: HttpError, word: str) -> None:
+        print(request.uri, error, word)
+
+    with EventBase() as base, HttpServer(base) as server:
+        server.set_gencb(lambda request: request.send_reply(200, "OK", request.uri.encode()))
+        bound = server.bind("127.0.0.1", 0)
+        conn = HttpConnection(base, bound.address[0], bound.address[1], timeout=5, retries=1)
+        conn.flags = HttpConnectionFlags.EVHTTP_CON_REUSE_CONNECTED_ADDR
+        conn.set_closecb(lambda conn, word: print(conn.peer, word), "word")
+        request = HttpRequest(
+            done, "word", chunked=part, header=lambda request, word: True, error=failed
+        )
+        request.output_headers.add("A", "b")
+        names: list[str] = [*request.output_headers]
+        conn.make_request(request, HttpMethod.EVHTTP_REQ_GET, "/path")
+        base.dispatch()
+    assert names == ["A"]
+    assert seen == [("word", b"/path"), "word", 200, None, None, b""]
 
 
 def use_versions() -> None:

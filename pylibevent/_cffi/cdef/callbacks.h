@@ -47,6 +47,17 @@ int pyle_py_http_bev(int slot, long long token);
 int pyle_py_http_gone(int slot, long long token);
 /* of a request: a PYLE_HTTP_CHUNK and so on, an EVREQ_HTTP_*, and how many chunks that have callbacks are written */
 int pyle_py_http_told(int slot, long long token, int what, int error, int chunks);
+/* an HttpConnection has to connect: to the first address, or to the next one */
+int pyle_py_http_connect(int slot, long long token, int again);
+/* it was connected, and is not any more */
+int pyle_py_http_closed(int slot, long long token);
+/* it was to be closed after the last request, which is over */
+int pyle_py_http_over(int slot, long long token);
+/* a client's request: its reply's headers are there; a part of its body; it has ended, with an EVREQ_HTTP_* or -1,
+ * and an errno, 0, or -1 for an exception that Python has */
+int pyle_py_http_headers(int slot, long long token);
+int pyle_py_http_chunk(int slot, long long token);
+int pyle_py_http_done(int slot, long long token, int error, int system_error);
 
 /* a signal came while the main thread was in the loop: let Python run its handler */
 int pyle_py_signals(void);

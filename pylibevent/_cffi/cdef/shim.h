@@ -21,6 +21,7 @@ struct pyle_uri;
 struct pyle_request;
 struct pyle_http;
 struct pyle_bound;
+struct pyle_client;
 
 /* What a call counts for Python stands in memory that Python has made before it, and whose end gives
  * it back: a signal handler's exception may come in as soon as the call is over. */
@@ -44,6 +45,7 @@ enum pyle_thing {
     PYLE_NOTHING, PYLE_BASES, PYLE_BUFS, PYLE_BEVS, PYLE_LISTENERS, PYLE_LIMITS, PYLE_GROUPS, PYLE_SEGMENTS,
     PYLE_DNS_BASES, PYLE_LOOKUPS, PYLE_PORTS, PYLE_QUERIES, PYLE_POLLS, PYLE_WATCHES, PYLE_URIS,
     PYLE_REQUESTS, PYLE_HTTPS, PYLE_HTTP_CONNS, PYLE_ROUTES, PYLE_BOUNDS,
+    PYLE_CLIENTS, PYLE_EXCHANGES,
     PYLE_SHARES,                                        /* of memory between buffers */
     PYLE_PINS                                           /* of Python objects in libevent's hands */
 };
@@ -307,6 +309,41 @@ long long pyle_http_bev(struct pyle_request *);           /* the token of the Bu
 int pyle_http_cancel(struct pyle_request *);
 int pyle_http_tell(struct pyle_request *);              /* it has callbacks; 1: too late */
 void pyle_http_untell(struct pyle_request *);
+
+/* ---- http_client.c ---- */
+#define PYLE_HTTP_WANTS_CHUNKS 1
+#define PYLE_HTTP_WANTS_HEADERS 2
+#define PYLE_HTTP_REFUSED 16    /* what pyle_py_http_headers answers to have no body of it */
+#define PYLE_CLIENT_TIMEOUT 0   /* in seconds; -1: evhttp's own */
+#define PYLE_CLIENT_INITIAL_RETRY 1
+#define PYLE_CLIENT_RETRIES 2
+#define PYLE_CLIENT_MAX_HEADERS 3
+#define PYLE_CLIENT_MAX_BODY 4  /* -1: no limit; -2: a sensible one, but for streams */
+#define PYLE_CLIENT_FLAGS 5
+#define PYLE_CLIENT_LOCAL_PORT 6
+#define PYLE_CLIENT_WANTS_CLOSED 7
+#define PYLE_CLIENT_FREE_WHEN_DONE 8
+struct pyle_client *pyle_client_new(struct pyle_owned *, struct pyle_base *, long long token); /* NULL: no memory */
+void pyle_client_unref(struct pyle_client *);
+int pyle_client_start(struct pyle_client *);
+int pyle_client_close(struct pyle_client *, int by_base);
+int pyle_client_closed(struct pyle_client *);
+int pyle_client_check(struct pyle_client *);
+int pyle_client_set(struct pyle_client *, int what, double seconds, long long number);
+int pyle_client_set_local_address(struct pyle_client *, const char *address);
+struct evhttp_connection *pyle_client_ptr(struct pyle_client *); /* NULL: none now */
+int pyle_client_connected(struct pyle_client *);
+/* Answers to pyle_py_http_connect: where to, by TLS or with NULL, and how many more addresses there are; or
+ * that there is none. */
+int pyle_client_open(struct pyle_client *, const char *address, int port, struct pyle_tls *, int more);
+int pyle_client_failed(struct pyle_client *);
+void pyle_client_again(struct pyle_client *);           /* or that it has to be asked once more */
+void pyle_client_after_fork(struct pyle_client *);
+int pyle_client_make_request(struct pyle_client *, struct pyle_request *, int type, const char *uri, int wants);
+ssize_t pyle_request_length(struct pyle_request *);     /* of the body that is to go out */
+int pyle_request_made(struct pyle_request *);
+int pyle_client_take_over(struct pyle_request *, struct pyle_bev *); /* PYLE_NONE: there is nothing to take */
+int pyle_request_cancel(struct pyle_request *);         /* 1: it will be told so */
 
 /* ---- bufferevent.c ---- */
 struct pyle_bev *pyle_bev_new(struct pyle_owned *, struct pyle_base *, long long token); /* NULL: no memory */

@@ -78,6 +78,7 @@ void pyle_disown(struct pyle_owned *owned)
     case PYLE_REQUESTS: pyle_request_unref(it); break;
     case PYLE_HTTPS: pyle_http_unref(it); break;
     case PYLE_BOUNDS: pyle_bound_unref(it); break;
+    case PYLE_CLIENTS: pyle_client_unref(it); break;
     default: break;
     }
 }
@@ -735,6 +736,7 @@ static int free_base(struct pyle_base *pb)
     pthread_mutex_unlock(&pb->lock);
     pyle_groups_sweep(pb, 1);
     if (!base) {
+        pyle_clients_sweep(pb);
         pyle_dns_sweep(pb);
         return 0;
     }
@@ -747,6 +749,7 @@ static int free_base(struct pyle_base *pb)
     event_debug_unassign(&pb->kick_event);
     sync = pyle_sync_enter();
     if (!pb->borrowed) {
+        pyle_clients_sweep(pb);
         let_deferred_go(base);
         event_base_free(base); /* runs finalizers, and what is left of freed bufferevents */
         pyle_dns_sweep(pb);

@@ -81,6 +81,9 @@ void pyle_request_put(struct pyle_request *r)
         free_it(r);
     if (r->server)
         pyle_http_put(r->server);
+    for (int i = 0; i < 2; ++i)
+        if (r->shown[i])
+            evbuffer_free(r->shown[i]);
     if (r->pb)
         pyle_base_unref(r->pb);
     pyle_unmake(PYLE_REQUESTS, r);
@@ -239,19 +242,23 @@ int pyle_request_number(struct pyle_request *r, int what)
 
 struct pyle_buf *pyle_request_buffer(struct pyle_owned *owned, struct pyle_request *r, int input)
 {
+    struct evbuffer *of;
     struct pyle_buf *b;
 
     if (pyle_request_enter(r) < 0)
         return NULL;
     pthread_mutex_lock(&request_lock);
     b = r->bufs[input];
+    of = r->shown[input];
+    if (!of)
+        of = input ? r->req->input_buffer : r->req->output_buffer;
     if (b) { /* made by a call that was interrupted */
         __atomic_add_fetch(&b->refs, 1, __ATOMIC_RELAXED);
         owned->what = PYLE_BUFS;
         owned->it = b;
     }
     pthread_mutex_unlock(&request_lock);
-    if (!b && (b = pyle_buf_borrow(owned, input ? r->req->input_buffer : r->req->output_buffer))) {
+    if (!b && (b = pyle_buf_borrow(owned, of))) {
         b->request = r;
         b->is_input = input != 0;
         if (!input && r->plain && evbuffer_set_flags(b->buf, EVBUFFER_FLAG_DRAINS_TO_FD) == 0)

@@ -37,11 +37,15 @@ struct pyle_request {
     int waiting;                /* a chunk is to be written */
     int queued;
     struct pyle_request *next;  /* on server->queue */
+    struct pyle_exchange *exchange; /* a client's: until it is over */
+    int made;                   /* the same: and from then on */
+    struct evbuffer *shown[2];  /* the same: what bufs are of, while evhttp works with others; or NULL */
 };
 
 struct pyle_request *pyle_request_make(struct pyle_owned *owned, struct pyle_base *pb, long long token);
 void pyle_request_hold(struct pyle_request *r);
 void pyle_request_put(struct pyle_request *r); /* lets go of a reference of C's own */
+void pyle_request_lock(int on); /* for bufs */
 int pyle_request_enter(struct pyle_request *r);
 int pyle_request_leave(struct pyle_request *r, int rc);
 /* evhttp is done with it, and frees it next, or (left) leaves that to us. */

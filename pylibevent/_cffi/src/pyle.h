@@ -52,6 +52,7 @@ enum pyle_answer { PYLE_RETRY = 0, PYLE_DONE = 1, PYLE_ERROR = 2, PYLE_HANDLED =
 enum pyle_kind { PYLE_EVENT, PYLE_TIMER, PYLE_SIGNAL };
 
 struct pyle_bev;
+struct pyle_client;
 struct pyle_group;
 struct pyle_http;
 struct pyle_listener;
@@ -88,6 +89,7 @@ struct pyle_base {
     struct pyle_listener *listener_grave;
     struct pyle_bev *bev_resume;          /* held back, and perhaps no more */
     struct pyle_group *groups;            /* those that are open */
+    struct pyle_client *dead_clients;     /* closed, in the middle of a callback of evhttp's */
     struct pyle_dns *dead_dns;            /* closed with the base, with look-ups that it may still call */
     struct pyle_store *http_store;        /* for what evhttp does not look at */
     int in_http_store;
@@ -413,6 +415,9 @@ void pyle_request_forget_buf(struct pyle_buf *b);
 void pyle_https_sweep(struct pyle_base *pb);
 void pyle_https_settle(struct pyle_base *pb);
 void pyle_https_end(struct pyle_base *pb);
+
+/* http_client.c */
+void pyle_clients_sweep(struct pyle_base *pb);
 
 /* log.c */
 extern int pyle_log_waiting;
