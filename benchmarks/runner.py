@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,8 @@ class Runner:
         for source in SOURCES.glob("*.c"):
             if source.stem != "tls_echo":
                 self.compile(source, source.stem)
+        self.file = self.directory / "file"
+        self.file.write_bytes(bytes(65536))
         self.cert = self.directory / "cert.pem"
         if OPENSSL:
             self.compile(SOURCES / "load.c", "tls_load", "-DTLS")
@@ -69,7 +72,8 @@ class Runner:
             make_certificate(self.cert)
 
     def compile(self, source: Path, name: str, *more: str) -> None:
-        config = ["pkg-config", "--cflags", "--libs", "libevent_core", *["openssl"] * bool(more)]
+        config = ["pkg-config", "--cflags", "--libs", "libevent_core", "libevent_extra"]
+        config += ["openssl"] * bool(more)
         flags = subprocess.run(config, check=True, capture_output=True, text=True).stdout.split()
         program = str(self.directory / name)
         subprocess.run(["cc", "-O2", "-o", program, str(source), *more, *flags], check=True)
@@ -147,6 +151,8 @@ class Runner:
             return self.measure_timers(work, peer)
         if work.kind == "relay":
             return self.measure_relay(work, peer)
+        if work.over_http:
+            return self.measure_http(work, peer)
         return self.measure_server(work, peer)
 
     def window(self, work: Work) -> list[object]:
@@ -170,6 +176,20 @@ class Runner:
         if work.idle:
             sample["kib"] = each
         return sample
+
+    def measure_http(self, work: Work, peer: str) -> Sample:
+        command = PEERS[peer].http if work.kind == "http" else PEERS[peer].wsgi
+        seconds = 1 if self.settings.messages else max(round(self.settings.window), 1)
+        with self.server(self.command(command, file=self.file)) as (pid, port):
+            url = f"http://127.0.0.1:{port}/{'file' if work.size == 65536 else ''}"
+            with urllib.request.urlopen(url) as reply:
+                if len(reply.read()) != work.size:
+                    raise RuntimeError(f"{url}: not {work.size} bytes")
+            wrk = ["wrk", "-t", "1", "-c", str(work.connections), "--latency"]
+            pipe, before = subprocess.PIPE, processor_time(pid)
+            with self.process([*wrk, "-d", f"{seconds}s", url], -1, stdout=pipe) as load:
+                text: str = load.communicate(timeout=60)[0]
+            return wrk_figures(text, processor_time(pid) - before)
 
     def measure_relay(self, work: Work, peer: str) -> Sample:
         with self.load("relay", work, *self.window(work)) as load:
@@ -264,6 +284,25 @@ def resident(pid: int) -> int:
     """KiB of memory."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return int(text.partition("\nRss:")[2].split()[0])
+
+
+def processor_time(pid: int) -> float:
+    """Seconds of a process and its children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    mine = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return mine + sum(processor_time(int(child)) for child in children)
+
+
+def wrk_figures(text: str, processor: float) -> Sample:
+    done = re.search(r"(\d+) requests in", text)
+    rate = re.search(r"Requests/sec: +([\d.]+)", text)
+    if not done or not rate or "Non-2xx" in text or "Socket errors" in text:
+        raise RuntimeError(f"wrk is not content:\n{text}")
+    sample = {"rate": float(rate[1]), "cpu_us": processor / int(done[1]) * 1e6}
+    for name, number, unit in re.findall(r"\b(50|99)% +([\d.]+)(us|ms|s)\n", text):
+        sample[f"p{name}_ms"] = float(number) * {"us": 1e-3, "ms": 1, "s": 1e3}[unit]
+    return sample
 
 
 def figures(work: Work, out: str) -> Sample:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["echo", "connect", "relay", "chain", "timers", "tls", "handshakes"]
+Kind = Literal["echo", "connect", "relay", "chain", "timers", "tls", "handshakes", "http", "wsgi"]
 Command = tuple[str, ...]  # "c:NAME", a file, or a module of this package; then its arguments
 
 
@@ -20,11 +21,13 @@ class Peer:
     timers: Command = ()
     tls: Command = ()
     chain: str = ""  # its name in chain.py
-    needs: str = ""  # a module
+    needs: str = ""  # a module, or some
+    http: Command = ()
+    wsgi: Command = ()
 
     @property
     def installed(self) -> bool:
-        return not self.needs or importlib.util.find_spec(self.needs) is not None
+        return all(map(importlib.util.find_spec, self.needs.split()))
 
 
 PEERS = {
@@ -36,6 +39,7 @@ PEERS = {
         ("c:timers",),
         ("c:tls_echo", "{cert}"),
         "C",
+        http=("c:http", "{file}"),
     ),
     "c-nodelay": Peer("C, libevent, TCP_NODELAY", ("c:echo", "-n"), ("c:relay", "-n", "{backend}")),
     "pylibevent-shipped": Peer(
@@ -50,6 +54,8 @@ PEERS = {
         ("timers", "pylibevent"),
         ("echo_pylibevent", "plain", "--tls", "{cert}"),
         "pylibevent",
+        http=("http_pylibevent", "{file}"),
+        wsgi=("wsgi", "pylibevent"),
     ),
     "pylibevent-readlines": Peer("pylibevent, `readlines`", ("echo_pylibevent", "readlines")),
     "uvloop": Peer(
@@ -79,6 +85,8 @@ PEERS = {
     "aio-streams": Peer("asyncio streams on pylibevent.aio", ("echo_streams", "pylibevent")),
     "aio-bridge": Peer("pylibevent.aio streams", ("echo_bridge",)),
     "gevent": Peer("gevent StreamServer", ("echo_gevent",), needs="gevent"),
+    "aiohttp": Peer("aiohttp on uvloop", http=("http_aiohttp", "{file}"), needs="aiohttp uvloop"),
+    "gunicorn": Peer("gunicorn with gevent", wsgi=("wsgi", "gunicorn"), needs="gunicorn gevent"),
 }
 # Loops of asyncio's kind have no Protocol where only the loop is measured.
 LOOP_TITLES = {"uvloop": "uvloop", "asyncio": "asyncio"}
@@ -109,6 +117,10 @@ class Work:
         return self.kind in ("tls", "handshakes")
 
     @property
+    def over_http(self) -> bool:
+        return self.kind in ("http", "wsgi")
+
+    @property
     def peers(self) -> list[str]:
         kind = {"connect": "echo", "handshakes": "tls"}.get(self.kind, self.kind)
         return [
@@ -122,6 +134,10 @@ class Work:
     def peer_title(self, peer: str) -> str:
         loops_only = self.kind in ("chain", "timers")
         return (LOOP_TITLES if loops_only else {}).get(peer, PEERS[peer].title)
+
+
+def web(name: str, title: str, kind: Kind, size: int, reference: str) -> Work:
+    return Work(name, title, kind, size=size, unit="requests/s", reference=reference)
 
 
 def chain(pairs: int, active: int) -> Work:
@@ -192,7 +208,12 @@ ALL = [
         value="ns",
         lower_is_better=True,
     ),
+    web("http-13", "HTTP, 50 connections, 13 bytes", "http", 13, "aiohttp"),
+    web("http-64k", "HTTP, 50 connections, a file of 64 KiB", "http", 65536, "aiohttp"),
+    web("wsgi-13", "WSGI, 50 connections, 13 bytes", "wsgi", 13, "gunicorn"),
 ]
+if not shutil.which("wrk"):
+    ALL = [work for work in ALL if not work.over_http]
 if importlib.util.find_spec("pylibevent._libevent_ssl") is None:
     ALL = [work for work in ALL if not work.over_tls]
 BY_NAME = {work.name: work for work in ALL}

@@ -9,7 +9,15 @@ import functools
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, ItemsView, Iterator, KeysView, MutableMapping, ValuesView
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    MutableMapping,
+    ValuesView,
+)
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -154,6 +162,18 @@ class HttpHeaders(MutableMapping[str, str]):
     def add(self, name: str, value: str) -> None:
         """Adds one at the end, whatever there is of that name (evhttp_add_header)."""
         self._put(lib.pyle_headers_add, name, value)
+
+    def extend(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Adds all of these (name, value) at the end, whatever there is of those names. At a
+        ValueError those before are there."""
+        parts = [name + "\0" + value + "\0" for name, value in pairs]
+        string = "".join(parts).encode("latin-1")
+        if string.count(0) != 2 * len(parts):
+            raise ValueError(f"evhttp_add_header: a NUL in {parts!r}")
+        rc = lib.pyle_headers_extend(self._request._ptr, self._input, string, len(string))
+        if rc == RANGE:
+            raise ValueError(f"evhttp_add_header: no headers: {parts!r}")
+        self._check(rc, "evhttp_add_header")
 
     def _put(self, how: Callable[..., int], name: str, value: str) -> None:
         key, string = _name(name), _latin(value, "value")
@@ -992,6 +1012,12 @@ class HttpServer(Handle):
     def bound_sockets(self) -> list[HttpBoundSocket]:
         """Where it listens (evhttp_foreach_bound_socket)."""
         return [bound for bound in self._bound if not bound.closed]
+
+    @property
+    def unanswered(self) -> int:
+        """How many requests have come whose replies are not written yet. A server that ends closes
+        where it listens, runs the loop until this is 0, and closes."""
+        return self._check(lib.pyle_http_unanswered(self._ptr), "evhttp")
 
     # ---- handlers ----
 

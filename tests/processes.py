@@ -101,6 +101,13 @@ def serving(example: str, *arguments: str) -> Iterator[Server]:
         yield Server(process, int(found[2] or 0), found[1])
 
 
+def curl(url: str, *arguments: str) -> bytes:
+    """What curl prints. A sanitizer that is preloaded for Python would have it wait for ever."""
+    env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    command = ["curl", "-sS", *arguments, url]
+    return subprocess.run(command, capture_output=True, check=True, timeout=60, env=env).stdout
+
+
 # ---- scripts ----
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from benchmarks import report
-from benchmarks.runner import Result, Runner, Sample, Settings, finish
+from benchmarks.runner import Result, Runner, Sample, Settings, finish, wrk_figures
 from benchmarks.works import ALL, BY_NAME, PEERS, Work
 from pylibevent import supported_methods
 
@@ -137,6 +137,27 @@ def test_each_echo_server_answers_lines_however_they_come(runner: Runner, peer: 
 def test_each_relay_passes_chunks_there_and_back(runner: Runner, peer: str) -> None:
     sample = runner.measure(tiny(BY_NAME["relay"]), peer)
     assert sample["messages"] * 2 * 2**20 == sample["bytes"] > 0
+
+
+@pytest.mark.skipif(not shutil.which("wrk"), reason="no wrk")
+@pytest.mark.parametrize(
+    ("work", "peer"),
+    [
+        pytest.param(work, *who_can(peer).values, marks=who_can(peer).marks)
+        for work in ("http-13", "http-64k", "wsgi-13")
+        if work in BY_NAME
+        for peer in BY_NAME[work].peers
+    ],
+)
+def test_each_web_server_serves_what_is_asked_for(runner: Runner, work: str, peer: str) -> None:
+    sample = runner.measure(tiny(BY_NAME[work]), peer)
+    assert sample["rate"] > 0
+    assert sample["cpu_us"] > 0
+
+
+def test_a_web_server_that_fails_ends_it() -> None:
+    with pytest.raises(RuntimeError, match="wrk is not content"):
+        wrk_figures("10 requests in 1s\n  Non-2xx or 3xx responses: 3\nRequests/sec:  10.0\n", 0)
 
 
 @pytest.mark.parametrize("peer", [who_can(name) for name, peer in PEERS.items() if peer.timers])

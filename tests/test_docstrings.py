@@ -32,6 +32,7 @@ NO_C_FUNCTION = {
     "DnsBase.base": "C has no such call",
     "DnsServerRequest.port": "a field of C's own",
     "DnsServerRequest.questions": "a field of struct evdns_server_request",
+    "HttpServer.unanswered": "libevent does not tell",
     "HttpConnection.connected": "libevent does not tell",
     "HttpRequest.done": "C does not know",
     "HttpRequest.exception": "libevent does not keep it",

@@ -126,6 +126,24 @@ def test_deleting_a_header_deletes_all_of_its_name(request_: HttpRequest) -> Non
         headers["a"]
 
 
+def test_several_headers_are_added_at_once(request_: HttpRequest) -> None:
+    headers = request_.output_headers
+    headers["a"] = "1"
+    headers.extend([("b", "2"), ("A", "3")])
+    headers.extend(iter([("c", "")]))
+    headers.extend([])
+    assert list(headers.items()) == [("a", "1"), ("b", "2"), ("A", "3"), ("c", "")]
+    for wrong in ([("d", 4)], [(b"d", "4")], [("d", None)], 5):
+        with pytest.raises(TypeError):
+            headers.extend(wrong)  # type: ignore[arg-type]
+    for bad in (("d e", "4"), ("", "4"), ("d", "4\r\ne: 5"), ("d", "4\0"), ("d\0", "4"), ("d",)):
+        with pytest.raises(ValueError, match=r"no headers|a NUL|to unpack"):
+            headers.extend([bad])  # type: ignore[list-item]
+    with pytest.raises(UnicodeEncodeError):
+        headers.extend([("d", "€")])
+    assert "d" not in headers
+
+
 @pytest.mark.parametrize("value", ["a\r\nX: 1", "a\n", "\ra", "a\0b", "a\r\n b"])
 def test_a_header_cannot_be_injected_by_a_value(request_: HttpRequest, value: str) -> None:
     headers = request_.output_headers
@@ -1012,6 +1030,18 @@ def test_what_a_client_sends_while_the_reply_is_made_is_bounded(
         few_rounds(base, 3)
     else:
         raise AssertionError(f"{sent} bytes are in memory")
+    rounds, late = 0, list[bool]()
+    Timer(base, late.append, True).add(0.1)
+    while not late:  # what has come and is not read does not wake the loop
+        base.loop(EVLOOP_ONCE)
+        rounds += 1
+    assert rounds < 10
+    kept.pop().send_reply(200, None, b"first")  # and is read as ever behind that
+    assert client.reply().body == b"first"
+    for _ in range(20):
+        client.run_until(lambda: kept)
+        kept.pop().send_reply(200, None, b"next")
+        assert client.reply().body == b"next"
 
 
 def test_cancel_ends_the_connection(
@@ -1333,6 +1363,39 @@ def test_all_may_be_closed_in_each_callback(
         deadline.close()
     few_rounds(base)
     assert server.closed
+
+
+def test_a_server_knows_how_many_requests_are_not_answered(
+    server: HttpServer, client: Client, run_until: RunUntil
+) -> None:
+    kept: list[HttpServerRequest] = []
+    server.set_cb("/", kept.append)
+    assert server.unanswered == 0
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    run_until(lambda: kept)
+    assert server.unanswered == 1
+    kept[0].send_reply(200, None, b"body")
+    assert client.reply().body == b"body"
+    assert server.unanswered == 0
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_base_may_close_before_what_a_closed_server_has_to_tell(
+    server: HttpServer, client: Client, base: EventBase, times: int
+) -> None:
+    kept: list[HttpServerRequest] = []
+
+    def handler(request: HttpServerRequest) -> None:
+        request.on_close(print)
+        kept.append(request)
+
+    server.set_cb("/", handler)
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    few_rounds(base)
+    for _ in range(times):
+        server.close()
+    base.close()
+    assert kept[0].closed
 
 
 def test_a_base_closes_its_servers(run_until: RunUntil) -> None:

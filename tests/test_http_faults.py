@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import socket
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from common import few_rounds
 from faults import Case, Fault, Faults, build, needs_faults
 
 from pylibevent import EvBuffer, EventBase, HttpRequest, HttpServer, HttpServerRequest
+from pylibevent.wsgi import WSGIServer
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse
 
 pytestmark = needs_faults
 
@@ -92,8 +98,8 @@ def request(fault: Fault) -> None:
         request = HttpRequest(print)
         request.output_headers["A"] = "1"
         request.output_headers["A"] = "2"
-        request.output_headers.add("B", "3")
-        assert list(request.output_headers.items()) == [("A", "2"), ("B", "3")]
+        request.output_headers.extend([("B", "3"), ("B", "4")])
+        assert list(request.output_headers.items()) == [("A", "2"), ("B", "3"), ("B", "4")]
         assert request.output_headers["A"] == "2"
         request.output_buffer.add(b"body")
 
@@ -149,6 +155,23 @@ def error(request: HttpServerRequest) -> None:
     request.send_error(404, "<Nothing>")
 
 
+def gateway(fault: Fault) -> None:
+    def app(environ: dict[str, Any], start: StartResponse) -> list[bytes]:
+        start("200 OK", [("X-A", environ["HTTP_HOST"]), ("X-B", "1")])
+        return [b"a reply, " + environ["wsgi.input"].read()]
+
+    logging.getLogger("pylibevent.wsgi").disabled = True
+    with EventBase() as base:
+        server = WSGIServer(base, app)
+        server.accept(socket.create_server(("127.0.0.1", 0)))
+        with connected(server.http) as sock:
+            answer(server.http, sock)
+            got = answer(server.http, sock, fault)
+            assert b"a reply, body" in got or got.endswith(END), got
+        with connected(server.http) as sock:
+            assert b"a reply, body" in answer(server.http, sock)
+
+
 @pytest.mark.parametrize("case", [server, bind, settings], ids=lambda case: case.__name__)
 def test_no_memory_for_a_call_is_told(faults: Faults, case: Case) -> None:
     faults.each(case)
@@ -162,6 +185,7 @@ def test_no_memory_for_a_call_is_told(faults: Faults, case: Case) -> None:
         reply_by(buffer, b"a reply and more"),
         reply_by(parts, b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"),
         reply_by(error, b"&lt;Nothing&gt;"),
+        gateway,
     ],
     ids=lambda case: case.__name__,
 )

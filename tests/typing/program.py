@@ -13,7 +13,7 @@ import socket
 from datetime import timedelta
 from functools import partial
 from selectors import SelectorKey
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pylibevent
 from pylibevent import (
@@ -124,9 +124,12 @@ from pylibevent import (
     uridecode,
     uriencode,
     util,
+    wsgi,
 )
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse
+
     from pylibevent._libevent import CData
 
 
@@ -545,6 +548,21 @@ def use_dns() -> None:
         while not request.done or not infos:
             base.loop(EVLOOP_ONCE)
         print(servers, found)
+
+
+def use_wsgi() -> None:
+    def app(environ: dict[str, Any], start: StartResponse) -> list[bytes]:
+        start("200 OK", [])
+        return [b"body"]
+
+    with EventBase() as base:
+        server = wsgi.WSGIServer(base, app)
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            assert server.accept(sock)[0] == "127.0.0.1"
+        assert server.http.unanswered == 0
+        server.stop()
+        server.run(graceful_timeout=1)
+    assert callable(wsgi.serve)
 
 
 def use_aio() -> None:

@@ -261,6 +261,8 @@ int pyle_headers_add(struct pyle_request *, int input, const char *name, size_t,
 int pyle_headers_set(struct pyle_request *, int input, const char *name, size_t, const char *value, size_t); /* the only one of that name */
 int pyle_headers_remove(struct pyle_request *, int input, const char *name, size_t); /* how many there were */
 int pyle_headers_clear(struct pyle_request *, int input);
+int pyle_headers_extend(struct pyle_request *, int input, const char *pairs, size_t); /* ended by NUL */
+int pyle_request_all(struct pyle_request *, struct pyle_text *); /* method, version, length of the body, port, address, URI, headers */
 
 /* ---- http.c: the server ---- */
 #define PYLE_HTTP_METHODS 0
@@ -284,6 +286,7 @@ int pyle_http_add_vhost(struct pyle_http *, const char *pattern, struct pyle_htt
 int pyle_http_remove_vhost(struct pyle_http *, struct pyle_http *vhost);
 int pyle_http_alias(struct pyle_http *, const char *alias, int add);
 int pyle_http_set(struct pyle_http *, int what, long long value);
+int pyle_http_unanswered(struct pyle_http *);
 int pyle_http_give(struct pyle_bev *);                  /* in pyle_py_http_bev(): this one; 1: it is TLS */
 int pyle_http_set_timeout(struct pyle_http *, double seconds); /* < 0: none */
 int pyle_http_set_content_type(struct pyle_http *, const char *type);

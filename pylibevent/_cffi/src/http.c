@@ -434,6 +434,55 @@ int pyle_headers_clear(struct pyle_request *r, int input)
     return pyle_request_leave(r, 0);
 }
 
+/* pairs as those of pyle_headers_all(), n bytes of them. */
+int pyle_headers_extend(struct pyle_request *r, int input, const char *pairs, size_t n)
+{
+    const char *name, *value, *end = pairs + n;
+    int rc = pyle_request_enter(r);
+
+    if (rc < 0)
+        return rc;
+    for (name = pairs; rc == 0 && name < end; name = value + strlen(value) + 1) {
+        value = name + strlen(name) + 1;
+        if (value > end || !pyle_is_token(name, (size_t)(value - name - 1)) || !is_value(value, strlen(value)))
+            rc = PYLE_RANGE;
+        else if (evhttp_add_header(headers_of(r, input), name, value) < 0)
+            rc = PYLE_NOMEM;
+    }
+    return pyle_request_leave(r, rc);
+}
+
+/* What a gateway asks for, in one piece: method, HTTP's version, length of the body, port, address,
+ * URI and the headers, NUL behind each. */
+int pyle_request_all(struct pyle_request *r, struct pyle_text *text)
+{
+    struct evhttp_request *req;
+    struct evkeyval *h;
+    size_t n = 96;
+    char *to;
+    int rc = pyle_request_enter(r);
+
+    if (rc < 0)
+        return rc;
+    req = r->req;
+    n += strlen(req->remote_host ? req->remote_host : "") + strlen(req->uri ? req->uri : "");
+    for (h = req->input_headers->tqh_first; h; h = h->next.tqe_next)
+        n += strlen(h->key) + strlen(h->value) + 2;
+    if (!(to = malloc(n)))
+        return pyle_request_leave(r, PYLE_NOMEM);
+    text->bytes = to;
+    to += sprintf(to, "%d%cHTTP/%d.%d%c%zu%c%u", (int)req->type, 0, req->major, req->minor, 0,
+                  evbuffer_get_length(req->input_buffer), 0, req->remote_port) + 1;
+    to = stpcpy(to, req->remote_host ? req->remote_host : "") + 1;
+    to = stpcpy(to, req->uri ? req->uri : "") + 1;
+    for (h = req->input_headers->tqh_first; h; h = h->next.tqe_next) {
+        to = stpcpy(to, h->key) + 1;
+        to = stpcpy(to, h->value) + 1;
+    }
+    text->n = (size_t)(to - text->bytes);
+    return pyle_request_leave(r, 0);
+}
+
 /* ---- the server ----
  * Each connection is known to us from the moment that it is accepted: evhttp asks us for its
  * bufferevent. Python is called by the handlers' callback and, for everything else, by an event of
@@ -502,6 +551,7 @@ struct pyle_http_conn {
     int bad;                   /* the scan has met what is not HTTP; 2: and evhttp will */
     struct evbuffer_cb_entry *input_cb;
     struct event timer;        /* the handler takes too long */
+    struct event hold;         /* of plain ones: see on_hold() */
     struct pyle_tls *tls;      /* NULL: none */
     int shaken;                /* the handshake is over */
     int left;                  /* to the parent process */
@@ -700,9 +750,12 @@ static void write_soon(struct pyle_http_conn *c)
         event_active(&c->bev->ev_write, EV_WRITE, 1);
 }
 
-/* A reply that there was no memory for is none. */
+/* After evhttp has sent something. A reply that there was no memory for is none. */
 static int sent(struct pyle_http_conn *c)
 {
+    /* With a timeout, libevent would add what was made active before it is called. */
+    if (c->plain && c->bev && !(c->bev->ev_write.ev_evcallback.evcb_flags & EVLIST_INSERTED))
+        event_remove_timer(&c->bev->ev_write);
     if (!pyle_went_short())
         return 0;
     drop_conn(c, EVREQ_HTTP_BUFFER_ERROR);
@@ -957,6 +1010,18 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
     put_conn(c);
 }
 
+/* For each request evhttp stops reading and starts again. The kernel need not know: another event
+ * for the same keeps it there, until somebody stops in earnest. */
+static void on_hold(evutil_socket_t fd, short what, void *arg)
+{
+    struct pyle_http_conn *c = arg;
+
+    (void)fd;
+    (void)what;
+    if (!IS_ARMED(&c->bev->ev_read))
+        event_del(&c->hold);
+}
+
 /* evhttp is done with a request. */
 static void over(struct pyle_http_conn *c, int what, int left)
 {
@@ -980,6 +1045,8 @@ static void on_complete(struct evhttp_request *req, void *arg)
     (void)req;
     pyle_went_short();
     unwatch(c);
+    if (c->plain && !IS_ARMED(&c->hold))
+        event_add(&c->hold, NULL);
     if (pyle_scan_stopped(&c->scan)) { /* it did not come to that */
         c->scan.seen = 0;
         pyle_scan_start(&c->scan);
@@ -993,8 +1060,11 @@ static void on_closed(struct evhttp_connection *evcon, void *arg)
     struct pyle_http_conn *c = arg;
 
     (void)evcon;
-    if (c->plain) /* it is freed by that */
+    if (c->plain) { /* it is freed by that */
         c->bev->ev_read.ev_evcallback.evcb_arg = c->bev->ev_write.ev_evcallback.evcb_arg = c->bev;
+        event_del(&c->hold);
+        event_debug_unassign(&c->hold);
+    }
     evbuffer_remove_cb_entry(bufferevent_get_input(c->bev), c->input_cb);
     event_del(&c->bev->ev_read); /* evhttp closes the descriptor before libevent comes to that */
     event_del(&c->bev->ev_write);
@@ -1096,6 +1166,9 @@ static void adopt(struct pyle_http *s)
         if (c->plain) {
             hook(&bev->ev_read, on_readable, &libevent_reads, c);
             hook(&bev->ev_write, on_writable, &libevent_writes, c);
+            event_assign(&c->hold, s->pb->base, c->fd, EV_READ | EV_PERSIST, on_hold, c);
+            pyle_make_internal(&c->hold);
+            event_add(&c->hold, NULL);
         }
         if (note_fd(s, c) < 0 || c->refused)
             evhttp_connection_free(c->evcon);
@@ -1681,6 +1754,7 @@ int pyle_http_take_over(struct pyle_request *r, struct pyle_bev *pv)
     rc = rc < 0 || pyle_went_short() ? PYLE_NOMEM : pyle_bev_setfd(pv, fd, 1);
     if (rc == 0) {
         bufferevent_disable(bev, EV_READ | EV_WRITE);
+        event_del(&c->hold);
         dup2(null, c->fd);
         r->answered = 2;
         c->taken = 1;
@@ -1716,6 +1790,18 @@ long long pyle_http_bev(struct pyle_request *r)
 void pyle_http_untell(struct pyle_request *r)
 {
     r->told = r->pending = 0;
+}
+
+/* How many requests have come whose replies are not written. */
+int pyle_http_unanswered(struct pyle_http *s)
+{
+    struct pyle_http_conn *c;
+    int n = 0;
+
+    CHECK(s);
+    for (c = s->conns; c; c = c->next)
+        n += c->r != NULL;
+    return n;
 }
 
 /* ---- the server's life ---- */
@@ -1771,6 +1857,8 @@ static void disown(struct pyle_http *s)
 
     for (c = s->conns; null >= 0 && c; c = c->next) {
         bufferevent_disable(c->bev, EV_READ | EV_WRITE);
+        if (c->plain)
+            event_del(&c->hold);
         dup2(null, c->fd);
         c->left = 1;
     }
