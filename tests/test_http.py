@@ -22,7 +22,7 @@ import tls
 from common import few_rounds, is_open, measures_memory, received
 from conftest import RunUntil
 from http_peer import Client
-from processes import in_child
+from processes import PLAIN_ENV, in_child
 
 from pylibevent import (
     EV_READ,
@@ -1918,9 +1918,8 @@ def run_client(base: EventBase, run_until: RunUntil, *command: str, data: bytes 
     out: list[subprocess.CompletedProcess[bytes]] = []
 
     def run() -> None:
-        out.append(
-            subprocess.run(command, input=data, capture_output=True, timeout=20, check=False)
-        )
+        how: dict[str, Any] = {"capture_output": True, "timeout": 20, "env": PLAIN_ENV}
+        out.append(subprocess.run(command, input=data, check=False, **how))
         base.once(-1, EV_TIMEOUT, print)
 
     thread = threading.Thread(target=run)
