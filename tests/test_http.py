@@ -1916,10 +1916,13 @@ def run_client(base: EventBase, run_until: RunUntil, *command: str, data: bytes 
     if not shutil.which(command[0]):
         pytest.skip(f"{command[0]} is not there")
     out: list[subprocess.CompletedProcess[bytes]] = []
+    env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 
     def run() -> None:
         out.append(
-            subprocess.run(command, input=data, capture_output=True, timeout=20, check=False)
+            subprocess.run(
+                command, input=data, capture_output=True, timeout=20, check=False, env=env
+            )
         )
         base.once(-1, EV_TIMEOUT, print)
 
