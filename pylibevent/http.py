@@ -947,13 +947,12 @@ class HttpServer(Handle):
     def close(self) -> None:
         """Closes it, and its connections, now (evhttp_free): requests that wait are over. Its
         virtual hosts stay. May be called twice, and in its own callbacks."""
-        telling = self._check(lib.pyle_http_close(self._ptr, 0), "evhttp_free")
+        self._check(lib.pyle_http_close(self._ptr, 0), "evhttp_free")
         table = self._base._table
         for route in (*self._routes.values(), self._gencb):
             if route is not None:
                 table.pop(route._token, None)
-        if not telling:  # or the base's end would have to see to that
-            table.pop(self._token, None)
+        table.pop(self._token, None)
         self._forget()
 
     def _close_with_base(self, _token: int) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _callbacks as cb
-from . import bufferevent_ssl
 from ._args import Address, Seconds, function, integer, only, seconds, size
 from ._handle import Handle
 from ._libevent import ffi, lib
@@ -134,9 +133,7 @@ class HttpConnection(Handle):
         self._local: tuple[str | None, int] = (None, 0)
         self._token = cb.next_token()
         if tls is not None:
-            bufferevent_ssl.connection(  # which checks them
-                base._ptr, self._token, tls, False, self._server_hostname, None
-            )
+            self._new_tls(tls)  # which checks them
         self._make("evhttp_connection_base_new", lib.pyle_client_new, base._ptr, self._token)
         self._check(lib.pyle_client_start(self._ptr), "evhttp_connection_base_new")
         self.family = family
@@ -479,6 +476,11 @@ class HttpConnection(Handle):
             lib.pyle_client_again(self._ptr)
             raise
 
+    def _new_tls(self, context: TLSContext) -> TLSConnection:
+        from .bufferevent_ssl import connection
+
+        return connection(self._base._ptr, self._token, context, False, self._server_hostname, None)
+
     def _open(self) -> None:
         address = self._left.pop(0)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -486,9 +488,7 @@ class HttpConnection(Handle):
             raise OSError(f"{address} is not of the family asked for")
         tls = ffi.NULL
         if self._tls_context is not None:
-            self._tls = bufferevent_ssl.connection(
-                self._base._ptr, self._token, self._tls_context, False, self._server_hostname, None
-            )
+            self._tls = self._new_tls(self._tls_context)
             tls = self._tls._ptr
         self._address = (address, self._port)
         self._found = [address]

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WSGIServer", "serve"]
 
-log = logging.getLogger("pylibevent.wsgi")
+log: logging.Logger = logging.getLogger("pylibevent.wsgi")
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None] | None
 _METHODS = {str(int(m)): str(m.name).removeprefix("EVHTTP_REQ_") for m in HttpMethod}
@@ -320,7 +320,7 @@ class WSGIServer:
     ) -> None:
         self.base = base
         self.app = app
-        self.http = HttpServer(base)
+        self.http: HttpServer = HttpServer(base)
         self.http.default_content_type = None
         self.http.allowed_methods = _ALL_METHODS
         self.http.set_gencb(_Reply, self)

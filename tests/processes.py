@@ -107,11 +107,16 @@ def serving(example: str, *arguments: str) -> Iterator[Server]:
         yield Server(process, int(found[2] or 0), found[1])
 
 
+# For programs that are not Python's: with a sanitizer in them, some wait for ever.
+PLAIN_ENV = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
 def curl(url: str, *arguments: str) -> bytes:
-    """What curl prints. A sanitizer that is preloaded for Python would have it wait for ever."""
-    env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    """What curl prints."""
     command = ["curl", "-sS", *arguments, url]
-    return subprocess.run(command, capture_output=True, check=True, timeout=60, env=env).stdout
+    return subprocess.run(
+        command, capture_output=True, check=True, timeout=60, env=PLAIN_ENV
+    ).stdout
 
 
 # ---- scripts ----

@@ -152,7 +152,6 @@ def test_each_relay_passes_chunks_there_and_back(runner: Runner, peer: str) -> N
 def test_each_web_server_serves_what_is_asked_for(runner: Runner, work: str, peer: str) -> None:
     sample = runner.measure(tiny(BY_NAME[work]), peer)
     assert sample["rate"] > 0
-    assert sample["cpu_us"] > 0
 
 
 def test_a_web_server_that_fails_ends_it() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from common import few_rounds, is_open
 from conftest import RunUntil
-from processes import in_child
+from processes import PLAIN_ENV, in_child
 
 import pylibevent.dns
 from pylibevent import (
@@ -1363,9 +1363,6 @@ def answers(process: subprocess.Popen[bytes], address: tuple[str, int]) -> bool:
     return False
 
 
-PLAIN = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-
-
 @pytest.fixture
 def dnsmasq(tmp_path: Path) -> Iterator[tuple[str, int]]:
     program = shutil.which("dnsmasq") or shutil.which("dnsmasq", path="/usr/sbin:/usr/local/sbin")
@@ -1380,7 +1377,7 @@ def dnsmasq(tmp_path: Path) -> Iterator[tuple[str, int]]:
     for _ in range(5):  # somebody else may take the port in between
         address = "127.0.0.1", free_port()
         command = [program, *options, f"--port={address[1]}"]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=PLAIN)
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=PLAIN_ENV)
         try:
             if answers(process, address):
                 yield address

@@ -10,6 +10,7 @@ import resource
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import tls
 from common import few_rounds, is_open, measures_memory, received
 from conftest import RunUntil
 from http_peer import Client
-from processes import in_child
+from processes import PLAIN_ENV, in_child
 
 from pylibevent import (
     EV_READ,
@@ -1812,6 +1813,33 @@ def test_a_tls_client_that_goes_while_the_reply_is_made_is_seen(
     run_until(lambda: errors == [EVREQ_HTTP_EOF])
 
 
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_tls_client_gets_its_503_after_the_handler_has_heard(
+    secure: HttpServer, run_until: RunUntil, certificates: tls.Certificates, stays: bool
+) -> None:
+    kept: list[HttpServerRequest] = []
+    errors: list[HttpError] = []
+
+    def handler(request: HttpServerRequest) -> None:
+        request.on_error(lambda _, error: errors.append(error))
+        kept.append(request)
+
+    secure.timeout = 0.05
+    secure.set_cb("/", handler)
+    peer = Handshake(secure, run_until, certificates)
+    peer.sock.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    run_until(lambda: errors == [EVREQ_HTTP_TIMEOUT])
+    if not stays:
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.sock.close()
+    few_rounds(secure.base)
+    assert kept.pop().closed
+    if stays:
+        peer.sock.setblocking(True)
+        assert peer.sock.recv(1000).startswith(b"HTTP/1.1 503 ")
+        peer.sock.close()
+
+
 def test_what_a_tls_client_sends_while_the_reply_is_made_is_bounded_and_not_lost(
     secure: HttpServer, run_until: RunUntil, certificates: tls.Certificates, base: EventBase
 ) -> None:
@@ -1890,9 +1918,8 @@ def run_client(base: EventBase, run_until: RunUntil, *command: str, data: bytes 
     out: list[subprocess.CompletedProcess[bytes]] = []
 
     def run() -> None:
-        out.append(
-            subprocess.run(command, input=data, capture_output=True, timeout=20, check=False)
-        )
+        how: dict[str, Any] = {"capture_output": True, "timeout": 20, "env": PLAIN_ENV}
+        out.append(subprocess.run(command, input=data, check=False, **how))
         base.once(-1, EV_TIMEOUT, print)
 
     thread = threading.Thread(target=run)

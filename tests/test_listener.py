@@ -1441,7 +1441,13 @@ print(interrupts, flush=True)
             out, err = process.communicate(timeout=20)
         finally:
             process.kill()
-    assert (process.returncode, err) == (0, "")
+    assert process.returncode == 0
+    # Of two in one run of the loop the second one is reported.
+    assert (
+        err.count("Exception ignored in")
+        == err.count("\nKeyboardInterrupt")
+        == err.count("Traceback")
+    )
     assert int(out) > 50
     # It may hit between the callback's entry and its first line, too.
     assert set(answers) <= {b"served", b""}

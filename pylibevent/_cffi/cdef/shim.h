@@ -276,7 +276,7 @@ int pyle_request_all(struct pyle_request *, struct pyle_text *); /* method, vers
 struct pyle_http *pyle_http_new(struct pyle_owned *, struct pyle_base *, long long token); /* NULL: no memory */
 void pyle_http_unref(struct pyle_http *);
 int pyle_http_open(struct pyle_http *);
-int pyle_http_close(struct pyle_http *, int by_base);    /* 1: there is something to be told in the loop */
+int pyle_http_close(struct pyle_http *, int by_base);
 int pyle_http_after_fork(struct pyle_http *);
 struct evhttp *pyle_http_ptr(struct pyle_http *);       /* NULL once closed */
 int pyle_http_set_cb(struct pyle_http *, const char *path, long long token); /* PYLE_INUSE: there is one */

@@ -147,7 +147,7 @@ void pyle_request_over(struct pyle_request *r, int left)
 {
     int i, busy = r->depth > 0 || r->told;
 
-    if (!r->req)
+    if (!r->req || r->conn) /* a 503 may be under way, which nobody waits for any more */
         return;
     r->over = 1;
     if (left)
@@ -512,7 +512,7 @@ struct pyle_http {
     size_t max_headers, max_body;
     int bevcb;                 /* Python makes the bufferevents */
     int in_bevcb, doomed;
-    struct pyle_http *next_doomed;
+    struct pyle_http *next_doomed, *next_queued;
     int refuses;               /* some of its connections are to end */
 };
 
@@ -650,6 +650,11 @@ static void queue(struct pyle_request *r)
 
     pthread_mutex_lock(&pb->lock);
     if (!r->queued && !pb->closed && s->queue_end) {
+        if (!s->queue) {
+            hold_http(s);
+            s->next_queued = pb->queued_https;
+            pb->queued_https = s;
+        }
         r->queued = 1;
         r->next = NULL;
         pyle_request_hold(r);
@@ -660,20 +665,50 @@ static void queue(struct pyle_request *r)
     pthread_mutex_unlock(&pb->lock);
 }
 
+/* The caller has s. */
 static struct pyle_request *take_from_queue(struct pyle_http *s)
 {
+    struct pyle_base *pb = s->pb;
+    struct pyle_http **at;
     struct pyle_request *r;
+    int last = 0;
 
-    pthread_mutex_lock(&s->pb->lock);
+    pthread_mutex_lock(&pb->lock);
     r = s->queue;
     if (r) {
         s->queue = r->next;
-        if (!s->queue)
-            s->queue_end = &s->queue;
         r->queued = 0;
+        last = !s->queue;
     }
-    pthread_mutex_unlock(&s->pb->lock);
+    if (last) {
+        s->queue_end = &s->queue;
+        for (at = &pb->queued_https; *at != s; at = &(*at)->next_queued)
+            ;
+        *at = s->next_queued;
+    }
+    pthread_mutex_unlock(&pb->lock);
+    if (last)
+        pyle_http_put(s);
     return r;
+}
+
+static void drop_queue(struct pyle_http *s)
+{
+    struct pyle_request *r;
+
+    hold_http(s);
+    while ((r = take_from_queue(s)) != NULL) {
+        pyle_http_untell(r);
+        if (!r->conn)
+            pyle_request_over(r, 0);
+        pyle_request_put(r);
+    }
+    if (s->queue_end) {
+        s->queue_end = NULL;
+        event_del(&s->soon_event);
+        event_debug_unassign(&s->soon_event);
+    }
+    pyle_http_put(s);
 }
 
 static void tell(struct pyle_request *r, int what)
@@ -1031,6 +1066,8 @@ static void on_closed(struct evhttp_connection *evcon, void *arg)
         event_debug_unassign(&c->hold);
     }
     evbuffer_remove_cb_entry(bufferevent_get_input(c->bev), c->input_cb);
+    event_del(&c->bev->ev_read); /* evhttp closes the descriptor before libevent comes to that */
+    event_del(&c->bev->ev_write);
     c->bev = NULL;
     c->evcon = NULL;
     unwatch(c);
@@ -1422,18 +1459,19 @@ static void on_soon(evutil_socket_t fd, short what, void *arg)
 {
     struct pyle_http *s = arg;
     struct pyle_base *pb = s->pb;
-    struct pyle_request *r = take_from_queue(s);
+    struct pyle_request *r;
     int bit = 0, answer;
 
     (void)fd;
     (void)what;
-    if (!r)
-        return;
-    if (pyle_exiting || pb->closed) {
-        pyle_request_put(r);
+    hold_http(s);
+    r = take_from_queue(s);
+    if (!r || pyle_exiting || pb->closed) {
+        if (r)
+            pyle_request_put(r);
+        pyle_http_put(s);
         return;
     }
-    hold_http(s);
     if (r->conn && r->undelivered) {
         deliver(r);
     } else if (unanswered(r) && !r->python && !r->told) {
@@ -1916,7 +1954,6 @@ static void shut(struct pyle_http *s)
 int pyle_http_close(struct pyle_http *s, int by_base)
 {
     struct pyle_base *pb = s->pb;
-    struct pyle_request *r;
     struct pyle_bound *b;
 
     if (pb->lost)
@@ -1924,7 +1961,7 @@ int pyle_http_close(struct pyle_http *s, int by_base)
     if (!by_base) {
         int rc = check_http(s);
         if (rc < 0)
-            return rc == PYLE_CLOSED ? s->queue != NULL : rc;
+            return rc == PYLE_CLOSED ? 0 : rc;
     }
     if (s->in_bevcb) { /* evhttp is in the middle of taking a connection */
         if (!s->doomed)
@@ -1940,17 +1977,9 @@ int pyle_http_close(struct pyle_http *s, int by_base)
     } else {
         shut(s);
     }
-    if (by_base && s->queue_end) {
-        while ((r = take_from_queue(s)) != NULL) {
-            pyle_http_untell(r);
-            pyle_request_over(r, 0);
-            pyle_request_put(r);
-        }
-        s->queue_end = NULL;
-        event_del(&s->soon_event);
-        event_debug_unassign(&s->soon_event);
-    }
-    return s->queue != NULL;
+    if (by_base)
+        drop_queue(s);
+    return 0;
 }
 
 /* The base goes. */
@@ -1963,6 +1992,8 @@ void pyle_https_sweep(struct pyle_base *pb)
         shut(s);
         pyle_http_put(s);
     }
+    while ((s = pb->queued_https) != NULL) /* closed before */
+        drop_queue(s);
 }
 
 struct evhttp *pyle_http_ptr(struct pyle_http *s)

@@ -93,6 +93,7 @@ struct pyle_base {
     struct pyle_dns *dead_dns;            /* closed with the base, with look-ups that it may still call */
     struct pyle_store *http_store;        /* for what evhttp does not look at */
     int in_http_store;
+    struct pyle_http *queued_https;       /* that have something to tell */
     struct pyle_http *doomed_https;       /* closed with the base, where evhttp takes a connection */
     struct pyle_listener *paused;         /* switched off until the exception has left the loop */
     struct pyle_base *next_to_free;       /* when the call that this thread is in is over */
