@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import json
 import platform
+from importlib import metadata
+from pathlib import Path
 
 import cffi
 
@@ -18,6 +22,28 @@ def openssl_support() -> str:
     return "yes, " + str(ssl.ffi.string(ssl.lib.OpenSSL_version(0)), "ascii")
 
 
+def libraries() -> str:
+    """Where libevent's code comes from: the packages that are inside the wheel, by its bill of
+    materials, or the file that this process has loaded."""
+    files = []
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        files = metadata.files("pylibevent") or []
+    inside = {
+        f"{part['name']} {part['version']}"
+        for file in files
+        if file.name.endswith(".cdx.json")
+        for part in json.loads(file.read_text())["components"]
+        if part["name"] != "pylibevent"
+    }
+    if inside:
+        return "inside this wheel: " + ", ".join(sorted(inside))
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            if "libevent_core" in line:
+                return line.split(maxsplit=5)[5]
+    return "of the system"
+
+
 def main() -> None:
     python = f"{platform.python_implementation()} {platform.python_version()}"
     with pylibevent.EventBase() as base:
@@ -27,6 +53,7 @@ def main() -> None:
         rows = {
             "pylibevent": pylibevent.__version__,
             "libevent": f"{pylibevent.version()} (built with {pylibevent.header_version()})",
+            "from": libraries(),
             "methods": " ".join(pylibevent.supported_methods()),
             "in use": base.method,
             "features": features,
