@@ -1013,7 +1013,7 @@ for line in open("/proc/self/maps"):
     if "libevent" in line:
         print(line.split("/")[-1].strip())
 """)
-    names = {name.split(".so")[0].split("-2.")[0] for name in out.split()}
+    names = {name.split("-2")[0].split(".so")[0] for name in out.split()}
     names.discard("_libevent.abi3")
     assert "libevent" not in names
     if names - {"_libevent"}:  # linked, not built in
