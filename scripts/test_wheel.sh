@@ -14,8 +14,7 @@ for python in $(scripts/pythons.sh); do
 	"$python" -m venv "$work/$name"
 	"$work/$name/bin/python" -m pip install -q "$wheel[test]"
 	echo "--- CPython $name, $(basename "$wheel")"
-	"$work/$name/bin/python" -m pylibevent
-	(cd "$work/tree" && "../$name/bin/python" -m pytest -q -p no:cacheprovider --ignore=tests/test_build.py \
+	(cd "$work/tree" && "../$name/bin/python" -m pylibevent && "../$name/bin/python" -m pytest -q -p no:cacheprovider --ignore=tests/test_build.py \
 		--ignore=tests/test_docs.py --ignore=tests/test_docstrings.py --ignore=tests/test_typing.py "$@") || failed="$failed $name"
 done
 [ -z "$failed" ] || { echo "failed on$failed" >&2; exit 1; }
