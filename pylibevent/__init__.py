@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import tag, util
+from . import _interpreter, tag, util  # noqa: F401  (that one first)
 from ._libevent import ffi, lib
 from ._version import __version__
 from .buffer import BufferPosition, CallbackEntry, EvBuffer, FileSegment

@@ -1004,6 +1004,22 @@ def test_a_signals_event_is_armed_from_another_thread_while_its_callback_uses_th
         event.close()
 
 
+def test_importing_it_in_another_interpreter_is_an_import_error_that_says_why() -> None:
+    out = run_script("""
+import importlib, sys
+import pylibevent
+name = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
+interpreters = importlib.import_module(name)
+other = interpreters.create()
+try:
+    print(interpreters.run_string(other, "import pylibevent"))  # an answer from 3.13 on
+except Exception as error:
+    print(error)
+interpreters.destroy(other)
+""")
+    assert "pylibevent works in the main interpreter only" in out
+
+
 def test_the_process_has_one_libevent() -> None:
     """libevent.so beside libevent_core.so would bring a second set of lock callbacks, and a
     loopbreak from another thread would not wake the loop."""
