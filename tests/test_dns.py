@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from common import few_rounds, is_open
 from conftest import RunUntil
-from processes import PLAIN_ENV, in_child
+from processes import PLAIN_ENV, in_child, run_script
 
 import pylibevent.dns
 from pylibevent import (
@@ -1397,3 +1397,57 @@ def test_look_ups_at_a_real_nameserver(base: EventBase, dnsmasq: tuple[str, int]
         assert found(dns, dns.resolve_ipv4, "missing.example").error.code == DNS_ERR_NOTEXIST
         infos = found(dns, dns.getaddrinfo, "six.example", 80, type=socket.SOCK_STREAM).infos
         assert [info[4][0] for info in infos] == ["10.6.6.6", "fd00::6"]
+
+
+# ---- an answer to evdns's probe waits in the loop ----
+
+PROBED = """
+import socket, sys
+from pylibevent import *
+
+def look(fd, what):
+    data, peer = server.recvfrom(600)
+    if b"google" not in data.lower():
+        return  # evdns thinks that the nameserver is down, and probes it
+    server.sendto(data[:2] + bytes([0x81, 0x80 + int(sys.argv[2])]) + data[4:], peer)
+    Event(base, wake, EV_READ, act).add()
+    waker.send(b"x")  # both are read in the next round: act comes between evdns's callbacks
+
+def act(fd, what):
+    acted.append(True)
+    {"clear": dns.clear_nameservers, "close": dns.close, "base": base.close}[sys.argv[1]]()
+
+acted = []
+wake, waker = socket.socketpair()
+base = EventBase()
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("127.0.0.1", 0))
+dns = DnsBase(base, EVDNS_BASE_DISABLE_WHEN_INACTIVE)
+dns.add_nameserver(server.getsockname())
+for option in ("timeout", "initial-probe-timeout"):
+    dns.set_option(option, 0.01)
+for option in ("attempts", "max-timeouts"):
+    dns.set_option(option, 1)
+dns.resolve_ipv4("www.example", lambda result: None, timeout=5)
+watch = Event(base, server, EV_READ | EV_PERSIST, look)
+watch.add()
+Timer(base, base.loopbreak).add(10)
+while not acted:
+    base.loop(EVLOOP_ONCE)
+watch.close()
+for _ in range(5):
+    if not base.closed:
+        base.loop(EVLOOP_NONBLOCK)
+if sys.argv[1] == "clear":
+    assert dns.count_nameservers() == 0
+    dns.add_nameserver(server.getsockname())
+    assert dns.nameservers == [server.getsockname()]
+base.close()
+"""
+
+
+@pytest.mark.parametrize("code", [0, 2])
+@pytest.mark.parametrize("how", ["clear", "close", "base"])
+def test_a_nameserver_that_has_answered_a_probe_can_go(how: str, code: int) -> None:
+    tunables = "glibc.malloc.tcache_count=0:glibc.malloc.perturb=165"  # what is freed is seen to be
+    run_script(PROBED, how, str(code), GLIBC_TUNABLES=tunables, PYTHONMALLOC="pymalloc_debug")

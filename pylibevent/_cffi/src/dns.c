@@ -6,6 +6,10 @@
 
 #ifdef __linux__
 #include <linux/filter.h>
+#include <malloc.h>
+#else
+#include <malloc/malloc.h>
+#define malloc_usable_size malloc_size
 #endif
 
 struct pyle_dns {
@@ -62,6 +66,116 @@ static int check(struct pyle_base *pb, int open)
         if (rc_ < 0)                                \
             return rc_;                             \
     } while (0)
+
+/* ---- nameservers that are gone ----
+ * When an answer to evdns's probe of a nameserver waits in the loop, evdns frees the nameserver all
+ * the same, and its callback then changes it, adds its timer again, and counts it as a good one of
+ * its evdns_base. So it stays in memory, of another evdns_base's, until that has been. */
+
+struct pyle_limbo {
+    struct pyle_base *pb;      /* counted */
+    struct event_base *base;   /* NULL once freed */
+    struct evdns_base *dns;
+    struct pyle_frees frees;
+    struct event event;        /* behind what waits in the loop */
+    int rounds;
+    struct pyle_limbo *next, **to_this; /* on pb->limbos */
+};
+
+struct search {
+    const struct pyle_frees *frees;
+    struct event *found;
+};
+
+static int is_in(const struct event_base *base, const struct event *ev, void *arg)
+{
+    struct search *s = arg;
+    int i;
+
+    (void)base;
+    for (i = 0; i < s->frees->n; ++i) {
+        const char *block = s->frees->blocks[i];
+        if ((const char *)ev >= block && (const char *)ev < block + malloc_usable_size((void *)block)) {
+            s->found = (struct event *)ev;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void end_limbo(struct pyle_limbo *l)
+{
+    struct pyle_base *pb = l->pb;
+    struct search s = {&l->frees, NULL};
+
+    if (l->base) {
+        event_del(&l->event);
+        while (event_base_foreach_event(l->base, is_in, &s))
+            event_del(s.found);
+    }
+    event_debug_unassign(&l->event);
+    if (!pb->lost)
+        evdns_base_free(l->dns, 0);
+    pyle_frees_release(&l->frees);
+    *l->to_this = l->next;
+    if (l->next)
+        l->next->to_this = l->to_this;
+    free(l);
+    pyle_base_unref(pb);
+}
+
+static void on_limbo(evutil_socket_t fd, short what, void *arg)
+{
+    static const struct timeval now = {0, 0};
+    struct pyle_limbo *l = arg;
+
+    (void)fd;
+    (void)what;
+    if (l->rounds++ > 0 || event_add(&l->event, &now) < 0) /* of many, some wait for the next round */
+        end_limbo(l);
+}
+
+static int clear(struct pyle_base *pb, struct evdns_base *dns)
+{
+    int i, n = evdns_base_count_nameservers(dns);
+    struct pyle_limbo *l;
+
+    if (n <= 0)
+        return 0;
+    if (event_base_get_num_events(pb->base, EVENT_BASE_COUNT_ACTIVE) == 0)
+        return evdns_base_clear_nameservers_and_suspend(dns) ? PYLE_FAIL : 0;
+    l = calloc(1, sizeof(*l));
+    if (!l || !(l->dns = evdns_base_new(pb->base, 0))) {
+        free(l);
+        return PYLE_NOMEM;
+    }
+    if (evtimer_assign(&l->event, pb->base, on_limbo, l) < 0 || pyle_frees_hold(&l->frees, 16 * n) < 0) {
+        evdns_base_free(l->dns, 0);
+        free(l);
+        return PYLE_NOMEM;
+    }
+    evdns_base_clear_nameservers_and_suspend(dns);
+    pyle_frees_end();
+    for (i = 0; i < l->frees.n; ++i) {
+        struct evdns_base **word = l->frees.blocks[i];
+        size_t left = malloc_usable_size(word) / sizeof(*word);
+
+        for (; left > 0; --left, ++word)
+            if (*word == dns)
+                *word = l->dns;
+    }
+    pyle_note_priority(pb, event_get_priority(&l->event));
+    l->pb = pb;
+    l->base = pb->base;
+    pyle_hold_base(pb);
+    l->next = pb->limbos;
+    l->to_this = &pb->limbos;
+    if (l->next)
+        l->next->to_this = &l->next;
+    pb->limbos = l;
+    event_active(&l->event, EV_TIMEOUT, 1);
+    return 0;
+}
 
 static void free_base(struct pyle_dns *d)
 {
@@ -143,6 +257,7 @@ int pyle_dns_close(struct pyle_dns *d, int by_base)
     if (d->dns) {
         d->doomed = d->dns;
         d->dns = NULL;
+        clear(d->pb, d->doomed); /* without memory: as evdns has it */
         /* An answer to one of its probes may wait in the loop already, and those to look-ups do. */
         if (!by_base && (d->pb->runner || d->pb->borrowed || d->lookups))
             event_active(&d->close_event, EV_TIMEOUT, 1);
@@ -166,6 +281,10 @@ void pyle_dns_sweep(struct pyle_base *pb)
 {
     struct pyle_dns *d;
 
+    while (pb->limbos && (pb->lost || !pb->borrowed)) {
+        pb->limbos->base = NULL;
+        end_limbo(pb->limbos);
+    }
     while ((d = pb->dead_dns) != NULL) {
         pb->dead_dns = d->next;
         while (d->lookups) {
@@ -228,7 +347,7 @@ int pyle_dns_count(struct pyle_dns *d)
 int pyle_dns_clear_nameservers(struct pyle_dns *d)
 {
     CHECK(d);
-    return evdns_base_clear_nameservers_and_suspend(d->dns) ? PYLE_FAIL : 0;
+    return clear(d->pb, d->dns);
 }
 
 int pyle_dns_resume(struct pyle_dns *d)

@@ -39,9 +39,37 @@ static void *resize(void *old, size_t n)
     return block;
 }
 
+static __thread struct pyle_frees *holding;
+
 static void let_go(void *block)
 {
-    free(block);
+    if (!holding || !block)
+        free(block);
+    else if (holding->n < holding->most)
+        holding->blocks[holding->n++] = block;
+}
+
+int pyle_frees_hold(struct pyle_frees *f, int most)
+{
+    f->n = 0;
+    f->most = most;
+    f->blocks = malloc((size_t)most * sizeof(*f->blocks));
+    if (!f->blocks)
+        return PYLE_NOMEM;
+    holding = f;
+    return 0;
+}
+
+void pyle_frees_end(void)
+{
+    holding = NULL;
+}
+
+void pyle_frees_release(struct pyle_frees *f)
+{
+    while (f->n > 0)
+        free(f->blocks[--f->n]);
+    free(f->blocks);
 }
 
 void pyle_memory_init(void)

@@ -59,6 +59,7 @@ struct pyle_listener;
 struct pyle_poll;
 struct pyle_request;
 struct pyle_store;
+struct pyle_limbo;
 struct pyle_tls;
 
 struct pyle_base {
@@ -90,6 +91,7 @@ struct pyle_base {
     struct pyle_bev *bev_resume;          /* held back, and perhaps no more */
     struct pyle_group *groups;            /* those that are open */
     struct pyle_client *dead_clients;     /* closed, in the middle of a callback of evhttp's */
+    struct pyle_limbo *limbos;            /* nameservers that may still be called back for */
     struct pyle_dns *dead_dns;            /* closed with the base, with look-ups that it may still call */
     struct pyle_store *http_store;        /* for what evhttp does not look at */
     int in_http_store;
@@ -316,6 +318,14 @@ struct pyle_store {            /* memory for when there is none, while a call ru
     void *blocks[PYLE_STORE_MOST];
 };
 void pyle_memory_init(void);
+struct pyle_frees {            /* what would have been freed */
+    void **blocks;
+    int n, most;               /* beyond that it is never freed */
+};
+int pyle_frees_hold(struct pyle_frees *f, int most); /* until the next call of: */
+void pyle_frees_end(void);
+void pyle_frees_release(struct pyle_frees *f);
+
 int pyle_store_fill(struct pyle_store *s, int count, size_t n); /* 0: open, to be closed */
 void pyle_store_open(struct pyle_store *s);
 void pyle_store_close(struct pyle_store *s);
