@@ -6,6 +6,7 @@ import ctypes
 import faulthandler
 import gc
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ stderr: list[int] = []  # the real one, which the capturing of output leaves alo
 
 def pytest_configure() -> None:
     stderr.append(os.dup(2))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     if SANITIZED:
         ctypes.CDLL(None).malloc(ctypes.c_size_t(2**62))  # refused: the report's file is opened
 
