@@ -12,7 +12,6 @@ import argparse
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from pylibevent import ffi, lib  # #include <event.h>
@@ -39,11 +38,6 @@ class Server:  # (not in C) the locals of main() that on_accept needs
 
 # (not in C) Each client with the void * that libevent has for it, which keeps nothing alive.
 clients: dict[Client, Any] = {}
-
-
-def callback(ctype: str) -> Callable[[Callable[..., None]], Any]:
-    """Makes a Python function one that C can call: @ffi.callback, for type checkers."""
-    return lambda function: ffi.callback(ctype, function)
 
 
 def free_client(client: Client) -> None:
@@ -84,12 +78,12 @@ def answer_lines(client: Client) -> None:
     lib.bufferevent_disable(incoming, lib.EV_READ)  # (not in C) until what is written is read
 
 
-@callback("bufferevent_data_cb")
+@ffi.callback("bufferevent_data_cb")
 def buf_read_callback(incoming: Any, arg: Any) -> None:
     answer_lines(ffi.from_handle(arg))
 
 
-@callback("bufferevent_data_cb")
+@ffi.callback("bufferevent_data_cb")
 def buf_write_callback(bev: Any, arg: Any) -> None:
     # (not in C, where it is empty) All output is with the peer: on with what had to wait for that.
     client: Client = ffi.from_handle(arg)
@@ -100,7 +94,7 @@ def buf_write_callback(bev: Any, arg: Any) -> None:
     answer_lines(client)
 
 
-@callback("bufferevent_event_cb")
+@ffi.callback("bufferevent_event_cb")
 def buf_error_callback(bev: Any, what: int, arg: Any) -> None:
     client: Client = ffi.from_handle(arg)  # struct client *client = (struct client *)arg;
     if what & lib.EVBUFFER_EOF and lib.EVBUFFER_LENGTH(bev.output) > 0:
@@ -111,14 +105,14 @@ def buf_error_callback(bev: Any, what: int, arg: Any) -> None:
     free_client(client)  # bufferevent_free(client->buf_ev); close(client->fd); free(client);
 
 
-@callback("event_callback_fn")
+@ffi.callback("event_callback_fn")
 def accept_again(fd: int, ev: int, arg: Any) -> None:
     # (not in C)
     server: Server = ffi.from_handle(arg)
     lib.event_add(server.accept_event, ffi.NULL)
 
 
-@callback("event_callback_fn")
+@ffi.callback("event_callback_fn")
 def on_accept(fd: int, ev: int, arg: Any) -> None:
     server: Server = ffi.from_handle(arg)
     try:
@@ -174,9 +168,9 @@ def main() -> int:  # int main(int argc, char **argv)
         print("Failed to initialise libevent", file=sys.stderr)
         return 1
 
+    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
     try:
         # socketlisten = socket(AF_INET, SOCK_STREAM, 0);
-        family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
         socketlisten = socket.socket(family, socket.SOCK_STREAM, 0)
     except OSError as error:  # if (socketlisten < 0)
         # fprintf(stderr,"Failed to create listen socket");
@@ -190,16 +184,10 @@ def main() -> int:  # int main(int argc, char **argv)
     try:
         # if (bind(socketlisten, (struct sockaddr *)&addresslisten, sizeof(addresslisten)) < 0)
         socketlisten.bind((args.host, args.port))
-    except (OSError, OverflowError) as error:
-        # fprintf(stderr,"Failed to bind");
-        print(f"Failed to bind {args.host}:{args.port}: {error}", file=sys.stderr)
-        return 1
-
-    try:
         socketlisten.listen(socket.SOMAXCONN)  # if (listen(socketlisten, 5) < 0)
-    except OSError as error:
-        # fprintf(stderr,"Failed to listen to socket");
-        print(f"Failed to listen to socket: {error.strerror}", file=sys.stderr)
+    except (OSError, OverflowError) as error:
+        # fprintf(stderr,"Failed to bind"); fprintf(stderr,"Failed to listen to socket");
+        print(f"Failed to listen on {args.host}:{args.port}: {error}", file=sys.stderr)
         return 1
 
     socketlisten.setblocking(False)  # setnonblock(socketlisten);

@@ -3,9 +3,8 @@
     python le_proxy.py 127.0.0.1:8888 example.com:80
     python le_proxy.py '[::1]:8888' /run/server.sock
 
-An address is host:port, [IPv6]:port, a port of 127.0.0.1, or a path, which has a slash in it.
-Little more than MAX_OUTPUT is held for a side that does not read, and no byte becomes a Python
-object: buffers hand their memory on. Unlike the C program it passes half a close on.
+An address is host:port, [IPv6]:port, :port of 127.0.0.1, or a path. Little more than MAX_OUTPUT is
+held for a side that does not read, and buffers hand their memory on. Half a close is passed on.
 """
 
 from __future__ import annotations
@@ -16,48 +15,35 @@ import logging
 import resource
 import signal
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
-from pylibevent import (
-    BEV_EVENT_CONNECTED,
-    BEV_EVENT_EOF,
-    BEV_EVENT_ERROR,
-    EV_READ,
-    EV_WRITE,
-    BufferEvent,
-    BufferEventFlags,
-    EventBase,
-    Listener,
-    Signal,
-)
+import pylibevent as le
+from pylibevent import EV_READ, EV_WRITE, BufferEvent, EventBase
 
 MAX_OUTPUT = 512 * 1024  # bytes that wait for one side before we stop reading from the other
 PATIENCE = 30  # seconds without progress in writing the last of a connection
-
-log = logging.getLogger("le_proxy")
 
 
 class Connection:
     """A client and its connection to the target: what one sends the other gets."""
 
-    def __init__(self, base: EventBase, fd: int, target: Any) -> None:
+    def __init__(self, listener: le.Listener, fd: int, _address: Any, target: Any) -> None:
         self.target = target
         self.connected = False
         self.ended: BufferEvent | None = None  # the first of the two that has sent its end
-        client, server = BufferEvent.socket(base, fd), BufferEvent.socket(base)
+        client, server = (BufferEvent.socket(listener.base, one) for one in (fd, -1))
         client.setcb(self.on_read, None, self.on_event, server)
         server.setcb(self.on_read, None, self.on_event, client)
         try:
             server.connect(target)
         except OSError as error:  # at once: no route, no descriptor left
-            log.error("%s: %s", show(target), error)
+            logging.error("%s: %s", show(target), error)
             server.close()
             client.close_after_write()
-            return
-        client.enable(EV_READ)
-        server.enable(EV_READ)
+        else:
+            client.enable(EV_READ)
+            server.enable(EV_READ)
 
     def on_read(self, bev: BufferEvent, other: BufferEvent) -> None:
         other.write_buffer(bev.input)
@@ -72,36 +58,23 @@ class Connection:
         bev.setcb(self.on_read, None, self.on_event, other)
         other.enable(EV_READ)
 
-    def on_event(self, bev: BufferEvent, what: BufferEventFlags, other: BufferEvent) -> None:
-        if what & BEV_EVENT_CONNECTED:
+    def on_event(self, bev: BufferEvent, what: le.BufferEventFlags, other: BufferEvent) -> None:
+        other.write_buffer(bev.input)
+        if what & le.BEV_EVENT_CONNECTED:
             self.connected = True
             self.on_last_written(bev, other)
-            return
-        other.write_buffer(bev.input)
-        if what & BEV_EVENT_ERROR:
-            log.info("a connection to %s: %s", show(self.target), bev.error)
+        elif what & le.BEV_EVENT_ERROR:
+            logging.info("a connection to %s: %s", show(self.target), bev.error)
             bev.close()
-            self.write_the_last(other)
-            return
-        if self.ended is None:
+            write_the_last(other)
+        elif self.ended is None:
             self.ended = bev
             other.setwatermark(EV_WRITE, 0)
             other.setcb(self.on_read, self.on_last_written, self.on_event, bev)
             self.on_last_written(other, bev)
-            return
-        bev.close_after_write()
-        other.close_after_write()
-
-    def write_the_last(self, bev: BufferEvent) -> None:
-        """The other is gone. What bev still sends is dropped: one that is busy sending may read
-        what is for it only after that."""
-        if not bev.output:
+        else:
             bev.close_after_write()
-            return
-        bev.setwatermark(EV_WRITE, 0)
-        bev.set_timeouts(write=PATIENCE)
-        bev.setcb(drop, BufferEvent.close_after_write, on_last_event)
-        bev.enable(EV_READ)
+            other.close_after_write()
 
     def on_last_written(self, bev: BufferEvent, other: BufferEvent) -> None:
         """Passes the other's end on, once bev has got all that was sent before it."""
@@ -112,19 +85,22 @@ class Connection:
             sock.detach()
 
 
-def drop(bev: BufferEvent) -> None:
-    bev.input.drain(len(bev.input))
+def write_the_last(bev: BufferEvent) -> None:
+    """The other is gone. What bev still sends is dropped: only then it may read what is for it."""
+    if bev.output:
+        bev.setwatermark(EV_WRITE, 0)
+        bev.set_timeouts(write=PATIENCE)
+        bev.setcb(lambda bev: bev.input.remove(), BufferEvent.close_after_write, on_last_event)
+        bev.enable(EV_READ)
+    else:
+        bev.close_after_write()
 
 
-def on_last_event(bev: BufferEvent, what: BufferEventFlags) -> None:
-    if what & BEV_EVENT_EOF:
+def on_last_event(bev: BufferEvent, what: le.BufferEventFlags) -> None:
+    if what & le.BEV_EVENT_EOF:
         bev.close_after_write(PATIENCE)
-    elif not what & BEV_EVENT_CONNECTED:
+    elif not what & le.BEV_EVENT_CONNECTED:
         bev.close()
-
-
-def on_accept(listener: Listener, fd: int, _address: Any, target: Any) -> None:
-    Connection(listener.base, fd, target)
 
 
 def parse(text: str) -> Any:
@@ -142,35 +118,32 @@ def parse(text: str) -> Any:
 
 
 def show(address: Any) -> str:
-    if not isinstance(address, tuple):
-        return str(address)
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if isinstance(address, str):
+        return address
+    return ("[{}]:{}" if ":" in address[0] else "{}:{}").format(*address[:2])
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description="Passes connections on to another address.")
     parser.add_argument("listen", metavar="listen-address", type=parse)
     parser.add_argument("connect", metavar="connect-address", type=parse)
     arguments = parser.parse_args()
-    logging.basicConfig(format="%(name)s: %(message)s", level="INFO")
+    logging.basicConfig(format="le_proxy: %(message)s", level="INFO")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # two descriptors a connection
 
     with EventBase() as base:
         try:
-            listener = Listener.bind(base, on_accept, arguments.listen, arguments.connect)
+            listener = le.Listener.bind(base, Connection, arguments.listen, arguments.connect)
         except (OSError, ValueError) as error:
-            log.error("%s: %s", show(arguments.listen), error)
-            return 1
+            raise SystemExit(f"le_proxy: {show(arguments.listen)}: {error}") from None
         for signum in (signal.SIGINT, signal.SIGTERM):
-            Signal(base, signum, lambda _signum: base.loopexit()).add()
-        log.info("listening on %s", show(listener.address))
+            le.Signal(base, signum, lambda _signum: base.loopexit()).add()
+        logging.info("listening on %s", show(listener.address))
         base.dispatch()
     if isinstance(arguments.listen, str):
         Path(arguments.listen).unlink(missing_ok=True)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

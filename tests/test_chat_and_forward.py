@@ -12,7 +12,6 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from processes import EXAMPLES, Server, command, line_of, read_to_end, serving
@@ -250,6 +249,8 @@ def test_the_index_names_each_example() -> None:
 
 
 def test_each_example_is_short() -> None:
-    ports = {"echo_server_c_style.py", "le_proxy.py"}  # as long as what they port
-    for path in set(EXAMPLES.glob("*.py")) - {Path(EXAMPLES, name) for name in ports}:
-        assert len(path.read_text().splitlines()) < 150, path.name
+    for path in EXAMPLES.glob("*.py"):
+        lines = path.read_text().splitlines()
+        if path.name == "echo_server_c_style.py":  # without the C program, which is in its comments
+            lines = [line for line in lines if line.strip() and not line.strip().startswith("#")]
+        assert len(lines) < 150, path.name

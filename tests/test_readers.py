@@ -246,7 +246,7 @@ def proxy(rng: random.Random, data: bytes) -> None:
     example: Any = importlib.import_module("examples.le_proxy")
     back = data[::-1]
     with socket.create_server(("127.0.0.1", 0)) as server, EventBase() as base:
-        listener = Listener.bind(base, example.on_accept, ("127.0.0.1", 0), server.getsockname())
+        listener = Listener.bind(base, example.Connection, ("127.0.0.1", 0), server.getsockname())
         peer = Peer(base, socket.create_connection(listener.address), rng)
         for _ in range(3):
             peer.round()
