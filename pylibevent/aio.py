@@ -338,7 +338,7 @@ class EventLoop(asyncio.SelectorEventLoop):
         """Calls it in the next round."""
         if self._at_once and context is not None:  # by _Stream._readable
             self._at_once = False
-            context.run(callback, *args)
+            context.run(callback, args[0])  # the future
             return cast(asyncio.Handle, None)  # which nobody looks at
         if self._debug or self._closed:  # type: ignore[attr-defined]
             handle = super().call_soon(callback, *args, context=context)
