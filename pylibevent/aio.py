@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _callbacks as cb
 from ._args import Address, FileDescriptor, Seconds, size
@@ -99,15 +99,12 @@ class Selector(selectors.BaseSelector):
         self.base: EventBase = base
         self.stopped: bool = False
         """Whether loopexit or loopbreak came in the last round."""
-        self.at_once: bool = True
-        """What `waiting` is in `select`."""
-        self.waiting: bool = False
-        """Whether what a callback wakes may go on inside of it."""
         self._poll = _Poll(base)
         self._ptr = self._poll._ptr
         self._keys: dict[int, SelectorKey] = {}
         self._map: Mapping[Any, SelectorKey] | None = _Map(self)
         self._ready = ffi.new("int[]", 2 * _ROOM)
+        self._woken: Any = ffi.NULL
 
     def _fd(self, fileobj: Any) -> int:
         """The descriptor; of one that is closed by now, the one that it had."""
@@ -186,11 +183,8 @@ class Selector(selectors.BaseSelector):
         """Descriptor, events, and so on."""
         if self.base._later:
             self.base.loop(lib.EVLOOP_NONBLOCK)
-        self.waiting = self.at_once
-        try:
-            n = _wait(self._ptr, _FOREVER if timeout is None else timeout, self._ready, _ROOM)
-        finally:
-            self.waiting = False
+        seconds = _FOREVER if timeout is None else timeout
+        n = _wait(self._ptr, seconds, self._ready, _ROOM, self._woken)
         if n <= 0 or n > _ROOM:
             n = self._special(n)
         return _unpack(self._ready, 2 * n) if n else _NONE
@@ -272,7 +266,6 @@ class EventLoop(asyncio.SelectorEventLoop):
     """
 
     _closed = True  # as long as there is nothing to close
-    _at_once = False
 
     def __init__(self, base: EventBase | None = None) -> None:
         """On a base of the caller's, or on one of its own, which it closes with itself."""
@@ -281,6 +274,9 @@ class EventLoop(asyncio.SelectorEventLoop):
         selector: Selector | None = None
         try:
             self._poll = selector = _LoopSelector(self._base)
+            self._woken = ffi.new("long long[]", 1 + lib.PYLE_POLL_WOKEN)
+            self._tokens = self._woken + 1
+            selector._woken = self._woken
             super().__init__(selector)
         except BaseException:
             self._closed = True
@@ -309,11 +305,17 @@ class EventLoop(asyncio.SelectorEventLoop):
     def set_debug(self, enabled: bool) -> None:
         """Sets debug mode: each step of a coroutine is a round's of the loop, and is timed."""
         super().set_debug(enabled)
-        self._poll.at_once = not enabled
+        self._poll._woken = ffi.NULL if enabled else self._woken
 
     def _process_events(self, event_list: Any) -> None:
         """As asyncio has it, without an object for each descriptor."""
-        selector = self._poll
+        selector, woken = self._poll, self._woken
+        if n := woken[0]:
+            table = self._base._table
+            for token in _unpack(self._tokens, n):
+                if (stream := table.get(token)) is not None:
+                    stream._go_on()
+            woken[0] = 0  # only now: what an exception has left over is there in the next round
         if event_list:
             keys, ready, found = selector._keys, self._ready, iter(event_list)  # type: ignore[attr-defined]
             for fd, events in zip(found, found, strict=False):
@@ -336,10 +338,6 @@ class EventLoop(asyncio.SelectorEventLoop):
         self, callback: Any, *args: Any, context: Any = None
     ) -> asyncio.Handle:
         """Calls it in the next round."""
-        if self._at_once and context is not None:  # by _Stream._readable
-            self._at_once = False
-            context.run(callback, *args)
-            return cast(asyncio.Handle, None)  # which nobody looks at
         if self._debug or self._closed:  # type: ignore[attr-defined]
             handle = super().call_soon(callback, *args, context=context)
             if handle._source_traceback:  # type: ignore[attr-defined]
@@ -441,6 +439,7 @@ _HIGH = 1 << 16  # of the output: then drain() waits
 _LOW = 1 << 14  # until it is down to this
 _HANDSHAKE = 60.0
 _LF = EVBUFFER_EOL_LF | lib.PYLE_KEEP
+_LENGTH = _LAST - 1
 _write_now = lib.pyle_bev_write_now
 
 
@@ -472,19 +471,27 @@ class _Stream(BufferEvent):
 
     def _go(self, limit: int) -> None:
         self.setwatermark(EV_READ, 0, 2 * limit)
-        self.setcb(_Stream._readable, None, _Stream._happened)
+        self.setcb(_Stream._wake, None, _Stream._happened)
         self.enable(EV_READ)
+        lib.pyle_bev_note(self._ptr)
 
-    def _readable(self) -> None:
-        """Who waits goes on, right here if no task can be running."""
+    def _go_on(self) -> None:
+        """Who waits goes on, right here: no task is running."""
         waiter = self.reading
-        if waiter is not None:
-            loop = self.loop
-            loop._at_once = loop._poll.waiting
+        if waiter is not None and (callbacks := waiter._callbacks):  # None: it was cancelled
+            callback, context = callbacks[0]  # a task's
+            entered = False
             try:
+                waiter.remove_done_callback(callback)
                 waiter.set_result(None)
-            except asyncio.InvalidStateError:  # it was cancelled
-                loop._at_once = False
+                entered = True
+                context.run(callback, waiter)
+            except BaseException:
+                if not entered:  # a signal handler's
+                    if not waiter.done():
+                        waiter.set_result(None)
+                    self.loop.call_soon(callback, waiter, context=context)
+                raise
 
     def _wake(self) -> None:
         """Who waits goes on soon."""
@@ -498,7 +505,7 @@ class _Stream(BufferEvent):
                 return
             self._shutdown()
         self.full = False
-        self.setcb(_Stream._readable, None, _Stream._happened)
+        self.setcb(_Stream._wake, None, _Stream._happened)
         self._wake_drains()
 
     def _wake_drains(self) -> None:
@@ -596,7 +603,7 @@ class StreamReader:
                 n = _readln(ptr, block, _BLOCK, _LF, self._limit)
                 if n >= 0:
                     self._last = n >= _LAST
-                    line: bytes = _unpack(block, n & ~_LAST)
+                    line: bytes = _unpack(block, n & _LENGTH)
                     _blocks.append(block)
                     return line
                 _blocks.append(block)
@@ -737,7 +744,7 @@ class StreamWriter:
         if waiter is None:
             waiter = bev.drained = bev.loop.create_future()
             bev.setwatermark(EV_WRITE, 0 if bev.shut else _LOW)
-            bev.setcb(_Stream._readable, _Stream._writable, _Stream._happened)
+            bev.setcb(_Stream._wake, _Stream._writable, _Stream._happened)
         await asyncio.shield(waiter)  # others may wait for it
         if bev.exception is not None:
             raise bev.exception
@@ -758,7 +765,7 @@ class StreamWriter:
         bev.shut = True
         if len(bev.output):
             bev.setwatermark(EV_WRITE, 0)
-            bev.setcb(_Stream._readable, _Stream._writable, _Stream._happened)
+            bev.setcb(_Stream._wake, _Stream._writable, _Stream._happened)
         else:
             bev._shutdown()
 

@@ -542,7 +542,8 @@ class EvBuffer(Handle):
             room = len(self)
             block = _new_block("char[]", room)
             n = _readln(ptr, block, room, eol, limit)
-        return bytes(_unpack(block, self._check(n, "evbuffer_readln") & ~_LAST))
+        n = self._check(n, "evbuffer_readln")
+        return bytes(_unpack(block, n & ~_LAST if room < _LAST else n))
 
     def readlines(self, eol: int = EVBUFFER_EOL_LF, max_length: int | None = None) -> list[bytes]:
         """Takes every whole line that is there, without their ends, in one step.

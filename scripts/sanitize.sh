@@ -27,7 +27,7 @@ mkdir "$reports"
 # Leaks are looked for at the end of the tests (tests/conftest.py), not at the end of each process.
 run() {
 	env LD_PRELOAD="$asan $ubsan" PYTHONMALLOC=malloc PYLIBEVENT_SANITIZED=1 \
-		ASAN_OPTIONS="detect_leaks=1:leak_check_at_exit=0:abort_on_error=1:allocator_may_return_null=1:log_path=$reports/asan" \
+		ASAN_OPTIONS="detect_leaks=1:leak_check_at_exit=0:abort_on_error=1:allocator_may_return_null=1:max_free_fill_size=4096:log_path=$reports/asan" \
 		LSAN_OPTIONS="suppressions=$PWD/scripts/lsan.supp:print_suppressions=0" \
 		UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/ubsan" \
 		timeout -s ABRT 1800 .venv/bin/python -X faulthandler -m pytest -q -p no:cacheprovider "$@"

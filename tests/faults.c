@@ -197,8 +197,10 @@ static FILE *faulty_open_memstream(char **text, size_t *n)
     CALL(off_t, lseek, (int a, off_t b, int c), (a, b, c))                                       \
     CALL(int, sigaction, (int a, const struct sigaction *b, struct sigaction *c), (a, b, c))     \
     CALL(ssize_t, read, (int a, void *b, size_t c), (a, b, c))                                   \
+    CALL(ssize_t, recv, (int a, void *b, size_t c, int d), (a, b, c, d))                         \
     CALL(ssize_t, readv, (int a, const struct iovec *b, int c), (a, b, c))                       \
     CALL(ssize_t, write, (int a, const void *b, size_t c), (a, b, c))                            \
+    CALL(ssize_t, send, (int a, const void *b, size_t c, int d), (a, b, c, d))                   \
     CALL(ssize_t, writev, (int a, const struct iovec *b, int c), (a, b, c))                      \
     CALL(ssize_t, sendfile, (int a, int b, off_t *c, size_t d), (a, b, c, d))
 

@@ -23,6 +23,7 @@ from pylibevent import (
     EV_SIGNAL,
     EV_TIMEOUT,
     EV_WRITE,
+    EVLOOP_NONBLOCK,
     EVLOOP_ONCE,
     BufferEvent,
     EventBase,
@@ -253,6 +254,121 @@ async def test_what_a_coroutine_raises_that_goes_on_is_its_own() -> None:
 
 
 # ---- writing ----
+
+
+async def lines_of(
+    stack: contextlib.ExitStack, handler: Handler, n: int
+) -> tuple[aio.Server, list[socket.socket]]:
+    """n connections to a handler, which all wait for input."""
+    server = await aio.start_server(running(), handler, ("127.0.0.1", 0))
+    clients = [stack.enter_context(socket.create_connection(server.address)) for _ in range(n)]
+    while len(server._tasks) < n:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return server, clients
+
+
+async def end(server: aio.Server, clients: list[socket.socket]) -> None:
+    for client in clients:
+        client.close()
+    server.close()
+    await server.wait_closed()
+
+
+@on_the_loop
+async def test_hundreds_that_have_input_in_one_round_all_go_on() -> None:
+    got: set[bytes] = set()
+
+    async def handler(reader: aio.StreamReader, writer: aio.StreamWriter) -> None:
+        while line := await reader.readline():
+            got.add(line)
+        writer.close()
+
+    with contextlib.ExitStack() as stack:
+        server, clients = await lines_of(stack, handler, 300)
+        for times in range(2):
+            got.clear()
+            for i, client in enumerate(clients):
+                client.sendall(b"%d\n" % i)
+            while len(got) < len(clients):
+                await asyncio.sleep(0)
+            assert got == {b"%d\n" % i for i in range(len(clients))}, times
+        await end(server, clients)
+
+
+@on_the_loop
+async def test_one_that_is_closed_by_another_of_its_round_does_not_go_on_with_its_input() -> None:
+    writers: list[aio.StreamWriter] = []
+    got: list[bytes] = []
+
+    async def handler(reader: aio.StreamReader, writer: aio.StreamWriter) -> None:
+        writers.append(writer)
+        got.append(await reader.readline())
+        for each in writers:
+            each.bufferevent.close()
+
+    with contextlib.ExitStack() as stack:
+        server, clients = await lines_of(stack, handler, 5)
+        for client in clients:
+            client.sendall(b"line\n")
+        await end(server, clients)
+    assert sorted(got) == [b"", b"", b"", b"", b"line\n"]
+
+
+class Hit(asyncio.Future[None]):
+    """A signal handler raises just when its task is to go on."""
+
+    def remove_done_callback(self, callback: Any, /) -> int:
+        super().remove_done_callback(callback)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("how", ["in a coroutine", "in between"])
+def test_who_waits_when_an_exception_ends_the_loop_goes_on_in_the_next_run(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[bytes] = []
+
+    async def handler(reader: aio.StreamReader, writer: aio.StreamWriter) -> None:
+        got.append(await reader.readline())
+        writer.close()
+        if how == "in a coroutine" and len(got) == 1:
+            raise KeyboardInterrupt
+
+    loop = aio.EventLoop()
+    with contextlib.ExitStack() as stack, contextlib.closing(loop):
+        with monkeypatch.context() as patch:
+            if how == "in between":
+                patch.setattr(aio, "_Future", Hit)
+            server, clients = loop.run_until_complete(lines_of(stack, handler, 5))
+        for client in clients:
+            client.sendall(b"line\n")
+        loop.set_exception_handler(lambda _loop, _context: None)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_forever()
+        while len(got) < 5:
+            with contextlib.suppress(KeyboardInterrupt):
+                loop.run_until_complete(asyncio.wait_for(asyncio.sleep(0), 20))
+        loop.run_until_complete(end(server, clients))
+    assert got == [b"line\n"] * 5
+
+
+def test_input_that_comes_while_the_base_runs_by_itself_wakes_who_waits() -> None:
+    got: list[bytes] = []
+
+    async def handler(reader: aio.StreamReader, writer: aio.StreamWriter) -> None:
+        got.append(await reader.readline())
+        writer.close()
+
+    loop = aio.EventLoop()
+    with contextlib.ExitStack() as stack, contextlib.closing(loop):
+        server, clients = loop.run_until_complete(lines_of(stack, handler, 2))
+        for client in clients:
+            client.sendall(b"line\n")
+        loop.base.loop(EVLOOP_NONBLOCK)
+        assert got == []
+        loop.run_until_complete(end(server, clients))
+    assert got == [b"line\n"] * 2
 
 
 @on_the_loop

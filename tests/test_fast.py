@@ -2115,8 +2115,8 @@ def test_an_echo_is_one_read_and_one_write() -> None:
     cost = {name: n - before.get(name, 0) for name, n in after.items()}
     per_echo = {name: round(n / 500) for name, n in cost.items() if round(n / 500)}
     per_echo.pop("total", None)
-    assert per_echo.pop("epoll_wait") == 2  # one here, one for the client's event
-    assert per_echo == {"read": 1, "write": 1, "sendto": 1, "recvfrom": 1}
+    # Here, and what the client calls.
+    assert per_echo == {"epoll_wait": 1 + 1, "recvfrom": 1 + 1, "sendto": 1 + 1}
 
 
 # ---- a model ----

@@ -144,8 +144,9 @@ int pyle_buf_expand(struct pyle_buf *, size_t n);
 int pyle_buf_drain(struct pyle_buf *, size_t n);
 ssize_t pyle_buf_remove(struct pyle_buf *, void *out, size_t n);
 ssize_t pyle_buf_copyout(struct pyle_buf *, ssize_t position, void *out, size_t n);
-/* The line's length; PYLE_LAST is set in it if nothing is left: .dry says whether that still holds. */
-#define PYLE_LAST 4611686018427387904
+/* The line's length; PYLE_LAST is set in it (in room for less only) if nothing is left: .dry says whether that still
+ * holds. A number that Python has in one digit. */
+#define PYLE_LAST 536870912
 #define PYLE_KEEP 256 /* and an EVBUFFER_EOL_*: the line with its end */
 ssize_t pyle_buf_readln(struct pyle_buf *, char *out, size_t size, int eol, ssize_t max_length);
 /* The bytes up to the end of the last line; PYLE_MORE is set in it if there are more lines. */
@@ -497,8 +498,12 @@ int pyle_poll_open(struct pyle_poll *);
 int pyle_poll_close(struct pyle_poll *, int by_base);
 int pyle_poll_set(struct pyle_poll *, int fd, int events);     /* PYLE_POLL_*; 0: not any more */
 /* One round of the loop, for so many seconds at most, from 1e9 on: any number. How many descriptors are ready: out
- * has two numbers for each, the second PYLE_POLL_*. And PYLE_POLL_STOP: loopexit or loopbreak came. */
-int pyle_poll_wait(struct pyle_poll *, double seconds, int *out, int room);
+ * has two numbers for each, the second PYLE_POLL_*. And PYLE_POLL_STOP: loopexit or loopbreak came.
+ * woken, or NULL: of PYLE_POLL_WOKEN tokens, behind their number. To it those of the bufferevents are added that have
+ * input and are pyle_bev_note()d; there is no wait while it has some. */
+#define PYLE_POLL_WOKEN 512
+int pyle_poll_wait(struct pyle_poll *, double seconds, int *out, int room, long long *woken);
+void pyle_bev_note(struct pyle_bev *);
 
 /* ---- log.c ---- */
 extern int pyle_log_waiting;

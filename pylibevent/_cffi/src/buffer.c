@@ -551,7 +551,7 @@ ssize_t pyle_buf_readln(struct pyle_buf *b, char *out, size_t size, int eol, ssi
     }
     if (n >= 0 && evbuffer_drain(b->buf, whole) < 0) {
         n = pyle_failed();
-    } else if (n >= 0 && whole == length && may_be_dry(b)) {
+    } else if (n >= 0 && whole == length && size < PYLE_LAST && may_be_dry(b)) {
         b->dry = 1;
         n |= PYLE_LAST;
     }

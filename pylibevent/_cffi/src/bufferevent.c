@@ -404,6 +404,21 @@ static int must_linger(struct pyle_bev *pv, struct bufferevent *bev)
     return bufferevent_set_timeouts(bev, &patience, NULL) == 0 && bufferevent_enable(bev, EV_READ) == 0;
 }
 
+static int is_noted(struct pyle_bev *pv)
+{
+    long long *woken = pv->pb->woken;
+
+    if (!pv->noted || !woken || woken[0] >= PYLE_POLL_WOKEN)
+        return 0;
+    woken[++woken[0]] = pv->token;
+    return 1;
+}
+
+void pyle_bev_note(struct pyle_bev *pv)
+{
+    pv->noted = 1;
+}
+
 static void on_read(struct bufferevent *bev, void *arg)
 {
     struct pyle_bev *pv = arg;
@@ -413,7 +428,7 @@ static void on_read(struct bufferevent *bev, void *arg)
     if (is_refused(pv, EV_READ) || !enter_callback(pv))
         return;
     before = evbuffer_get_length(bufferevent_get_input(bev));
-    answer = pyle_py_bev_read(pv->pb->slot, pv->token);
+    answer = is_noted(pv) ? PYLE_DONE : pyle_py_bev_read(pv->pb->slot, pv->token);
     /* At the high watermark libevent would call again at once, for ever. It may as long as the
      * callback takes something; then reading waits until something is taken. */
     if (answer != PYLE_RETRY && pv->bev && !pv->pb->closed && !pv->over && is_full(bev) &&

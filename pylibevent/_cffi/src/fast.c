@@ -12,6 +12,9 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0         /* Python ignores SIGPIPE */
+#endif
 #define SCRATCH 65408          /* read at once: 64 KiB with what libevent adds, and rounds up */
 #define MOST_READ (4 * SCRATCH) /* and so much before others have their turn */
 #define MOST_WRITTEN (1 << 18)
@@ -35,6 +38,7 @@ static void take_over(struct event *ev, event_callback_fn ours, event_callback_f
 /* After each call of libevent's that makes the events of a socket anew. */
 void pyle_bev_hook(struct pyle_bev *pv, struct bufferevent *bev)
 {
+    pv->no_socket = 0;
     if (!pv->plain) {
         take_over(&bev->ev_read, on_readable, &libevent_reads);
         take_over(&bev->ev_write, on_writable, &libevent_writes);
@@ -58,6 +62,27 @@ static void failed(struct bufferevent *bev, short io, short what, int error, int
 static int is_retriable(int error)
 {
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
+}
+
+/* As read and write, which take longer. */
+static ssize_t receive(struct pyle_bev *pv, int fd, void *data, size_t most)
+{
+    ssize_t n = pv->no_socket ? -1 : recv(fd, data, most, 0);
+
+    if (n >= 0 || (!pv->no_socket && errno != ENOTSOCK))
+        return n;
+    pv->no_socket = 1;
+    return read(fd, data, most);
+}
+
+static ssize_t transmit(struct pyle_bev *pv, int fd, const void *data, size_t length)
+{
+    ssize_t n = pv->no_socket ? -1 : send(fd, data, length, MSG_NOSIGNAL);
+
+    if (n >= 0 || (!pv->no_socket && errno != ENOTSOCK))
+        return n;
+    pv->no_socket = 1;
+    return write(fd, data, length);
 }
 
 /* ---- reading ---- */
@@ -97,9 +122,10 @@ static void hand_over(struct pyle_base *pb, int which, struct evbuffer *buf, siz
 }
 
 /* A little: by way of the scratch, so that the buffer has memory for what there is, no more. */
-static ssize_t read_some(struct pyle_base *pb, struct evbuffer *input, int fd, size_t most)
+static ssize_t read_some(struct pyle_bev *pv, struct evbuffer *input, int fd, size_t most)
 {
-    ssize_t n = read(fd, pb->scratch, most);
+    struct pyle_base *pb = pv->pb;
+    ssize_t n = receive(pv, fd, pb->scratch, most);
 
     if (n > 0 && evbuffer_add(input, pb->scratch, (size_t)n) < 0)
         hand_over(pb, SCRATCH_BLOCK, input, (size_t)n);
@@ -107,7 +133,7 @@ static ssize_t read_some(struct pyle_base *pb, struct evbuffer *input, int fd, s
 }
 
 /* Much: straight into the buffer. */
-static ssize_t read_much(struct evbuffer *input, int fd, size_t most)
+static ssize_t read_much(struct pyle_bev *pv, struct evbuffer *input, int fd, size_t most)
 {
     struct evbuffer_iovec vec;
     ssize_t n;
@@ -116,7 +142,7 @@ static ssize_t read_much(struct evbuffer *input, int fd, size_t most)
         errno = ENOMEM;
         return -1;
     }
-    n = read(fd, vec.iov_base, most);
+    n = receive(pv, fd, vec.iov_base, most);
     if (n > 0) {
         vec.iov_len = (size_t)n;
         if (evbuffer_commit_space(input, &vec, 1) < 0) {
@@ -138,8 +164,8 @@ static ssize_t read_in(struct pyle_bev *pv, struct bufferevent *bev, size_t room
     do {
         fd = event_get_fd(&bev->ev_read);
         most = room < SCRATCH ? room : SCRATCH;
-        n = pv->bulk || !have(pv->pb, SCRATCH_BLOCK) ? read_much(bev->input, fd, most)
-                                                     : read_some(pv->pb, bev->input, fd, most);
+        n = pv->bulk || !have(pv->pb, SCRATCH_BLOCK) ? read_much(pv, bev->input, fd, most)
+                                                     : read_some(pv, bev->input, fd, most);
         if (n < 0)
             return n;
         *total += (size_t)n;
@@ -349,7 +375,7 @@ int pyle_bev_send(struct pyle_bev *pv, struct bufferevent *bev, const void *data
         short_way(pv, bev, EV_WRITE) && !IS_ARMED(&bev->ev_write) &&
         evbuffer_get_length(bev->output) == 0 && !(pv->output && pv->output->cb) &&
         event_get_fd(&bev->ev_write) >= 0) {
-        sent = write(event_get_fd(&bev->ev_write), data, n);
+        sent = transmit(pv, event_get_fd(&bev->ev_write), data, n);
         if (sent < 0 && !is_retriable(errno))
             failed(bev, EV_WRITE, BEV_EVENT_ERROR, errno, BEV_TRIG_DEFER_CALLBACKS);
         if (sent < 0)
@@ -364,7 +390,7 @@ int pyle_bev_send(struct pyle_bev *pv, struct bufferevent *bev, const void *data
 static int send_posted(struct pyle_bev *pv, struct bufferevent *bev)
 {
     ssize_t posted = (ssize_t)pv->posted;
-    ssize_t n = write(event_get_fd(&bev->ev_write), pv->pb->outbox, (size_t)posted);
+    ssize_t n = transmit(pv, event_get_fd(&bev->ev_write), pv->pb->outbox, (size_t)posted);
     int error = errno;
 
     if (n == posted) {

@@ -305,7 +305,7 @@ static int unpark(struct pyle_poll *poll)
     return 0;
 }
 
-int pyle_poll_wait(struct pyle_poll *poll, double seconds, int *out, int room)
+int pyle_poll_wait(struct pyle_poll *poll, double seconds, int *out, int room, long long *woken)
 {
     struct pyle_base *pb = poll->pb;
     int rc = check(poll), i, n = 0, stop, flags = EVLOOP_ONCE | EVLOOP_NO_EXIT_ON_EMPTY;
@@ -318,7 +318,7 @@ int pyle_poll_wait(struct pyle_poll *poll, double seconds, int *out, int room)
         return rc;
     if (poll->n_parked && (rc = unpark(poll)) < 0)
         return rc;
-    if (!(seconds > 0))
+    if (!(seconds > 0) || (woken && woken[0] > 0))
         flags |= EVLOOP_NONBLOCK;
     else if (seconds < FOREVER && (rc = set_timer(poll, seconds)) < 0)
         return rc;
@@ -326,10 +326,12 @@ int pyle_poll_wait(struct pyle_poll *poll, double seconds, int *out, int room)
     poll->n_ready = poll->broke = pb->user_broke = 0;
     poll->waiting = 1;
     pb->nudge = &poll->nudge;
+    pb->woken = woken;
     pb->calls_left = MOST_CALLS;
     __atomic_add_fetch(&poll->refs, 1, __ATOMIC_RELAXED);
     rc = pyle_base_loop(pb, flags, -1);
     poll->waiting = 0;
+    pb->woken = NULL;
     pb->nudge = NULL;
     for (i = 0; i < poll->n_ready; ++i) {
         struct watch *w = poll->ready[i];

@@ -118,6 +118,7 @@ struct pyle_base {
     struct event *nudge;       /* asyncio waits: what ends that */
     int user_broke;            /* loopbreak() came */
     int calls_left;            /* of Python, until that ends; 0: no matter */
+    long long *woken;          /* where it notes which bufferevents have input: see pyle_poll_wait */
 };
 
 struct pyle_event {
@@ -210,6 +211,8 @@ struct pyle_bev {
     signed char masked;                /* EV_WRITE is not in bev->enabled, but in the user's eyes */
     signed char unsent;                /* on pb->unsent */
     signed char bulk;          /* the last read was a large one */
+    signed char no_socket;     /* its descriptor is a pipe or the like */
+    signed char noted;         /* while asyncio waits a read callback is a note in pb->woken */
     size_t posted;             /* so many bytes of its output are in pb->outbox */
     struct pyle_bev *next_unsent;
     struct pyle_tls *tls;      /* of a TLS one, while it is open */
