@@ -243,7 +243,7 @@ class EvBuffer(Handle):
 
     def _start(self) -> None:
         self._token = 0
-        self._last = False
+        self._last: int | None = None  # the eol of the last line, if nothing was behind it
         self._callbacks: list[CallbackEntry] | None = None
         self._deferred: EventBase | None = None
         self._reserved: Sequence[weakref.ref[memoryview]] = ()
@@ -513,9 +513,9 @@ class EvBuffer(Handle):
         """
         ptr = self._ptr
         limit = -1 if max_length is None else size(max_length)
-        if self._last:  # the line before was the last, perhaps
-            self._last = False
-            if ptr.dry and eol in _EOL_STYLES:
+        if (last := self._last) is not None:  # the line before was the last, perhaps
+            self._last = None
+            if last is eol and ptr.dry:
                 return None
         try:
             block = _blocks.pop()
@@ -529,7 +529,7 @@ class EvBuffer(Handle):
         if n >= 0:
             if n >= _LAST:
                 n -= _LAST
-                self._last = True
+                self._last = eol
             line: bytes = _unpack(block, n)
             _blocks.append(block)
             return line
