@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import logging
 import os
 import re
 import resource
@@ -40,6 +41,7 @@ from pylibevent import (
     BufferEvent,
     ClosedError,
     EvBuffer,
+    Event,
     EventBase,
     EventConfig,
     HttpBoundSocket,
@@ -1734,6 +1736,42 @@ def test_a_server_works_with_each_method(method: str) -> None:
                 sock.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
                 few_rounds(base)
                 assert sock.recv(1000).endswith(b"Hello, World!")
+
+
+def test_an_accept_that_fails_is_logged_and_done_again() -> None:
+    def child() -> None:
+        told: list[str] = []
+        log = logging.getLogger("libevent")
+        log.addHandler(Told(told))
+        with EventBase() as base, HttpServer(base) as server:
+            server.set_gencb(lambda request: request.send_reply(204))
+            address = server.bind("127.0.0.1", 0).address
+            Timer(base, base.loopbreak).add(0)
+            base.dispatch()  # which makes what the loop itself needs
+            with socket.create_connection(address) as client:
+                lowest = os.dup(0)
+                os.close(lowest)
+                limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+                base.loop(EVLOOP_ONCE)
+                assert told == ["accept: Too many open files; the HTTP server tries again in 0.1 s"]
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                answer = Event(base, client, EV_READ, lambda _fd, _what: base.loopbreak())
+                answer.add(10)
+                base.dispatch()
+                assert client.recv(1000).startswith(b"HTTP/1.0 204")
+
+    in_child(child)
+
+
+class Told(logging.Handler):
+    def __init__(self, told: list[str]) -> None:
+        super().__init__()
+        self.told = told
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.append(record.getMessage())
 
 
 def test_descriptors_beyond_select_are_refused_by_it() -> None:

@@ -2176,7 +2176,9 @@ static void on_retry(evutil_socket_t fd, short what, void *arg)
 /* It would fail again at once. */
 static void on_accept_error(struct evconnlistener *lev, void *arg)
 {
+    const char *why = evutil_socket_error_to_string(errno);
     struct pyle_bound *b;
+    char text[128];
 
     (void)arg; /* evhttp's */
     pthread_mutex_lock(&request_lock);
@@ -2185,6 +2187,8 @@ static void on_accept_error(struct evconnlistener *lev, void *arg)
     pthread_mutex_unlock(&request_lock);
     if (b && event_add(&b->retry_event, &pause_time) == 0)
         evconnlistener_disable(lev);
+    snprintf(text, sizeof(text), "accept: %s; the HTTP server tries again in 0.1 s", why);
+    pyle_log(EVENT_LOG_WARN, text);
 }
 
 struct pyle_bound *pyle_bound_new(struct pyle_owned *owned, struct pyle_http *s)

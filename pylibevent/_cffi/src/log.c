@@ -13,7 +13,7 @@ static struct { int severity; char text[TEXT]; } ring[RING];
 static unsigned first, count, lost;
 static pthread_mutex_t ring_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static void on_log(int severity, const char *text)
+void pyle_log(int severity, const char *text)
 {
     int error = errno;
 
@@ -41,7 +41,7 @@ static void on_fatal(int code)
 
 void pyle_log_init(void)
 {
-    event_set_log_callback(on_log);
+    event_set_log_callback(pyle_log);
     event_set_fatal_callback(on_fatal);
 }
 

@@ -435,6 +435,7 @@ void pyle_clients_sweep(struct pyle_base *pb);
 /* log.c */
 extern int pyle_log_waiting;
 void pyle_log_init(void);
+void pyle_log(int severity, const char *text);
 
 /* The two pages that cffi reads too: what Python calls, and what calls Python. */
 #include "../cdef/shim.h"
