@@ -220,6 +220,19 @@ def bev_read(slot: int, token: int) -> int:
 
 
 @callback
+def noted(slot: int, token: int) -> int:
+    source = (tables[slot] or table_of(slot)).get(token)
+    if source is None:
+        return DONE
+    entered = True  # noqa: F841
+    try:
+        source.go_on()
+    except BaseException as exception:
+        return caught(exception, source)
+    return DONE
+
+
+@callback
 def bev_write(slot: int, token: int) -> int:
     try:
         source = tables[slot][token]  # type: ignore[index]  # None: see table_of

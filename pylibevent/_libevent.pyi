@@ -1130,7 +1130,7 @@ class _Lib(_Library):
     PYLE_POLL_READ: Final[int]
     PYLE_POLL_WRITE: Final[int]
     PYLE_POLL_STOP: Final[int]
-    PYLE_POLL_WOKEN: Final[int]
+    PYLE_POLL_NOTES: Final[int]
     PYLE_NOTHING: Final[int]
     PYLE_BASES: Final[int]
     PYLE_BUFS: Final[int]
@@ -1581,11 +1581,11 @@ class _Lib(_Library):
     def pyle_query_drop(self, pyle_query: CData, /) -> int: ...
     def pyle_poll_new(self, pyle_owned: CData, pyle_base: CData, /) -> CData: ...
     def pyle_poll_unref(self, pyle_poll: CData, /) -> None: ...
-    def pyle_poll_open(self, pyle_poll: CData, /) -> int: ...
+    def pyle_poll_open(self, pyle_poll: CData, token: int, /) -> int: ...
     def pyle_poll_close(self, pyle_poll: CData, by_base: int, /) -> int: ...
     def pyle_poll_set(self, pyle_poll: CData, fd: int, events: int, /) -> int: ...
     def pyle_poll_wait(
-        self, pyle_poll: CData, seconds: float, out: CData, room: int, woken: CData, /
+        self, pyle_poll: CData, seconds: float, out: CData, room: int, noted: CData, /
     ) -> int: ...
     def pyle_bev_note(self, pyle_bev: CData, /) -> None: ...
     pyle_log_waiting: int
@@ -1600,6 +1600,7 @@ class _Lib(_Library):
     pyle_py_bev_read: Final[CData]
     pyle_py_bev_write: Final[CData]
     pyle_py_bev_event: Final[CData]
+    pyle_py_noted: Final[CData]
     pyle_py_bev_filter: Final[CData]
     pyle_py_bev_finished: Final[CData]
     pyle_py_accept: Final[CData]

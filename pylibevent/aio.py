@@ -62,15 +62,16 @@ _unpack = ffi.unpack
 class _Poll(Handle):
     """What stands in the base's table for a Selector."""
 
-    __slots__ = ("_token", "base")
+    __slots__ = ("_token", "base", "go_on")
 
     def __init__(self, base: EventBase) -> None:
         self.base = base
+        self.go_on: Callable[[], None] = _nothing
         self._make("selector", lib.pyle_poll_new, base._ptr)
         self._token = cb.next_token()
         base._table[self._token] = self
         try:
-            self._check(lib.pyle_poll_open(self._ptr), "selector")
+            self._check(lib.pyle_poll_open(self._ptr, self._token), "selector")
         except BaseException:
             self.close()
             raise
@@ -80,6 +81,7 @@ class _Poll(Handle):
         return self._token not in self.base._table
 
     def close(self) -> None:
+        self.go_on = _nothing
         rc = lib.pyle_poll_close(self._ptr, 0)
         if rc != FORKED:  # else the base still has its events, and closes it
             self._check(rc, "selector")
@@ -104,7 +106,7 @@ class Selector(selectors.BaseSelector):
         self._keys: dict[int, SelectorKey] = {}
         self._map: Mapping[Any, SelectorKey] | None = _Map(self)
         self._ready = ffi.new("int[]", 2 * _ROOM)
-        self._woken: Any = ffi.NULL
+        self._noted: Any = ffi.NULL
 
     def _fd(self, fileobj: Any) -> int:
         """The descriptor; of one that is closed by now, the one that it had."""
@@ -184,7 +186,7 @@ class Selector(selectors.BaseSelector):
         if self.base._later:
             self.base.loop(lib.EVLOOP_NONBLOCK)
         seconds = _FOREVER if timeout is None else timeout
-        n = _wait(self._ptr, seconds, self._ready, _ROOM, self._woken)
+        n = _wait(self._ptr, seconds, self._ready, _ROOM, self._noted)
         if n <= 0 or n > _ROOM:
             n = self._special(n)
         return _unpack(self._ready, 2 * n) if n else _NONE
@@ -252,6 +254,10 @@ class _Map(Mapping[Any, SelectorKey]):
             return default
 
 
+def _nothing() -> None:
+    pass
+
+
 _Handle = asyncio.Handle
 _Future = asyncio.Future
 
@@ -274,9 +280,9 @@ class EventLoop(asyncio.SelectorEventLoop):
         selector: Selector | None = None
         try:
             self._poll = selector = _LoopSelector(self._base)
-            self._woken = ffi.new("long long[]", 1 + lib.PYLE_POLL_WOKEN)
-            self._tokens = self._woken + 1
-            selector._woken = self._woken
+            self._noted = ffi.new("long long[]", 1 + lib.PYLE_POLL_NOTES)
+            self._tokens = self._noted + 1
+            selector._poll.go_on = self._go_on
             super().__init__(selector)
         except BaseException:
             self._closed = True
@@ -305,17 +311,19 @@ class EventLoop(asyncio.SelectorEventLoop):
     def set_debug(self, enabled: bool) -> None:
         """Sets debug mode: each step of a coroutine is a round's of the loop, and is timed."""
         super().set_debug(enabled)
-        self._poll._woken = ffi.NULL if enabled else self._woken
+        self._poll._noted = ffi.NULL if enabled else self._noted
+
+    def _go_on(self) -> None:
+        """Whoever waits for the streams that are noted goes on."""
+        table = self._base._table
+        for token in _unpack(self._tokens, self._noted[0]):
+            if (stream := table.get(token)) is not None:
+                stream._go_on()
+        self._noted[0] = 0  # only now: what an exception has left over is there in the next round
 
     def _process_events(self, event_list: Any) -> None:
         """As asyncio has it, without an object for each descriptor."""
-        selector, woken = self._poll, self._woken
-        if n := woken[0]:
-            table = self._base._table
-            for token in _unpack(self._tokens, n):
-                if (stream := table.get(token)) is not None:
-                    stream._go_on()
-            woken[0] = 0  # only now: what an exception has left over is there in the next round
+        selector = self._poll
         if event_list:
             keys, ready, found = selector._keys, self._ready, iter(event_list)  # type: ignore[attr-defined]
             for fd, events in zip(found, found, strict=False):

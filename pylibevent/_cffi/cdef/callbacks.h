@@ -16,6 +16,8 @@ int pyle_py_keep(int slot);
 int pyle_py_bev_read(int slot, long long token);
 int pyle_py_bev_write(int slot, long long token);
 int pyle_py_bev_event(int slot, long long token, int what, int error);
+/* asyncio's: those of its bufferevents that are noted have input */
+int pyle_py_noted(int slot, long long token);
 /* a filter is to move bytes on: of the input, or of the output */
 int pyle_py_bev_filter(int slot, long long token, int output, ssize_t limit, int mode);
 /* close_after_write() has written it all, or cannot */

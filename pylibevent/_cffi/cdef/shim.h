@@ -494,15 +494,15 @@ int pyle_query_drop(struct pyle_query *);
 #define PYLE_POLL_STOP 1073741824
 struct pyle_poll *pyle_poll_new(struct pyle_owned *, struct pyle_base *); /* NULL: no memory */
 void pyle_poll_unref(struct pyle_poll *);
-int pyle_poll_open(struct pyle_poll *);
+int pyle_poll_open(struct pyle_poll *, long long token);
 int pyle_poll_close(struct pyle_poll *, int by_base);
 int pyle_poll_set(struct pyle_poll *, int fd, int events);     /* PYLE_POLL_*; 0: not any more */
 /* One round of the loop, for so many seconds at most, from 1e9 on: any number. How many descriptors are ready: out
  * has two numbers for each, the second PYLE_POLL_*. And PYLE_POLL_STOP: loopexit or loopbreak came.
- * woken, or NULL: of PYLE_POLL_WOKEN tokens, behind their number. To it those of the bufferevents are added that have
- * input and are pyle_bev_note()d; there is no wait while it has some. */
-#define PYLE_POLL_WOKEN 512
-int pyle_poll_wait(struct pyle_poll *, double seconds, int *out, int room, long long *woken);
+ * noted, or NULL: of PYLE_POLL_NOTES tokens, behind their number. To it those of the bufferevents are added that have
+ * input and are pyle_bev_note()d. Python is told when the round has no more of them, and deletes them. */
+#define PYLE_POLL_NOTES 512
+int pyle_poll_wait(struct pyle_poll *, double seconds, int *out, int room, long long *noted);
 void pyle_bev_note(struct pyle_bev *);
 
 /* ---- log.c ---- */

@@ -406,17 +406,19 @@ static int must_linger(struct pyle_bev *pv, struct bufferevent *bev)
 
 static int is_noted(struct pyle_bev *pv)
 {
-    long long *woken = pv->pb->woken;
+    long long *noted = pv->pb->noted;
 
-    if (!pv->noted || !woken || woken[0] >= PYLE_POLL_WOKEN)
+    if (!pv->may_note || !noted || noted[0] >= PYLE_POLL_NOTES)
         return 0;
-    woken[++woken[0]] = pv->token;
+    if (noted[0] == 0)
+        event_active(pv->pb->noting, EV_TIMEOUT, 1);
+    noted[++noted[0]] = pv->token;
     return 1;
 }
 
 void pyle_bev_note(struct pyle_bev *pv)
 {
-    pv->noted = 1;
+    pv->may_note = 1;
 }
 
 static void on_read(struct bufferevent *bev, void *arg)

@@ -337,6 +337,45 @@ void pyle_bev_unpost(struct pyle_bev *pv)
         hand_over(pb, OUTBOX_BLOCK, pv->bev->output, n);
 }
 
+/* The same answers as write_out(). */
+static int send_posted(struct pyle_bev *pv, struct bufferevent *bev)
+{
+    ssize_t posted = (ssize_t)pv->posted;
+    ssize_t n = transmit(pv, event_get_fd(&bev->ev_write), pv->pb->outbox, (size_t)posted);
+    int error = errno;
+
+    if (n == posted) {
+        pv->posted = 0;
+        pv->pb->posting = NULL;
+        return 1;
+    }
+    if (n > 0) {
+        memmove(pv->pb->outbox, pv->pb->outbox + n, (size_t)(posted - n));
+        pv->posted -= (size_t)n;
+    }
+    pyle_bev_unpost(pv);
+    if (n > 0 || (n < 0 && is_retriable(error)))
+        return n > 0;
+    failed(bev, EV_WRITE, n == 0 ? BEV_EVENT_EOF : BEV_EVENT_ERROR, error, BEV_TRIG_DEFER_CALLBACKS);
+    return -1;
+}
+
+/* Another one needs the outbox. Where many go on one after the other, what is in it has waited long enough. */
+static void empty_outbox(struct pyle_base *pb)
+{
+    struct pyle_bev *pv = pb->posting;
+    struct bufferevent *bev = pv->bev;
+
+    if (!pb->going_on || !bev || pv->finishing || bev->writecb || (pv->output && pyle_buf_viewed(pv->output))) {
+        pyle_bev_unpost(pv);
+    } else if (send_posted(pv, bev) > 0 && !pv->posted && pb->unsent == pv && !pv->next_unsent &&
+               evbuffer_get_length(bev->output) == 0) {
+        pb->unsent = NULL; /* the list is as if it had never been on it */
+        pv->unsent = 0;
+        pyle_bev_unref(pv);
+    }
+}
+
 /* Into the outbox, where that holds nobody else's and the output is empty and not looked at. */
 static int post(struct pyle_bev *pv, struct bufferevent *bev, const void *data, size_t n)
 {
@@ -348,7 +387,7 @@ static int post(struct pyle_bev *pv, struct bufferevent *bev, const void *data, 
             !have(pb, OUTBOX_BLOCK))
             return 0;
         if (pb->posting)
-            pyle_bev_unpost(pb->posting);
+            empty_outbox(pb);
         pb->posting = pv;
         send_later(pv);
     } else if (n > OUTBOX - pv->posted) {
@@ -384,29 +423,6 @@ int pyle_bev_send(struct pyle_bev *pv, struct bufferevent *bev, const void *data
             pyle_bev_written(pv, bev);
     }
     return (size_t)sent == n ? 0 : pyle_bev_put(pv, bev, (const char *)data + sent, n - (size_t)sent);
-}
-
-/* The same answers as write_out(). */
-static int send_posted(struct pyle_bev *pv, struct bufferevent *bev)
-{
-    ssize_t posted = (ssize_t)pv->posted;
-    ssize_t n = transmit(pv, event_get_fd(&bev->ev_write), pv->pb->outbox, (size_t)posted);
-    int error = errno;
-
-    if (n == posted) {
-        pv->posted = 0;
-        pv->pb->posting = NULL;
-        return 1;
-    }
-    if (n > 0) {
-        memmove(pv->pb->outbox, pv->pb->outbox + n, (size_t)(posted - n));
-        pv->posted -= (size_t)n;
-    }
-    pyle_bev_unpost(pv);
-    if (n > 0 || (n < 0 && is_retriable(error)))
-        return n > 0;
-    failed(bev, EV_WRITE, n == 0 ? BEV_EVENT_EOF : BEV_EVENT_ERROR, error, BEV_TRIG_DEFER_CALLBACKS);
-    return -1;
 }
 
 static void send_now(struct pyle_bev *pv, struct bufferevent *bev)

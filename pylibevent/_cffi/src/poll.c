@@ -37,6 +37,8 @@ struct pyle_poll {
     int waiting;
     int broke;                 /* the wait was cut short here, not by the user */
     struct event nudge;        /* ends the wait */
+    struct event noting;       /* comes after the bufferevents that are ready with it */
+    long long token;
     struct event alarm;        /* the end of the timeout */
     int timer;                 /* its timerfd, or -1 */
     long long due;             /* when that goes off, 0: not set */
@@ -203,6 +205,25 @@ static void on_nudge(evutil_socket_t fd, short what, void *arg)
     (void)arg;
 }
 
+static void on_noting(evutil_socket_t fd, short what, void *arg)
+{
+    struct pyle_poll *poll = arg;
+    struct pyle_base *pb = poll->pb;
+    int answer;
+
+    (void)fd;
+    (void)what;
+    if (pyle_exiting || !poll->waiting) /* it is not asyncio that runs the loop: the next wait sees to them */
+        return;
+    pyle_before();
+    pb->going_on = 1;
+    answer = pyle_py_noted(pb->slot, poll->token);
+    pb->going_on = 0;
+    if (answer == PYLE_RETRY || answer == PYLE_ERROR)
+        pyle_raise(pb);
+    pyle_after(pb);
+}
+
 static void on_alarm(evutil_socket_t fd, short what, void *arg)
 {
     struct pyle_poll *poll = arg;
@@ -305,7 +326,7 @@ static int unpark(struct pyle_poll *poll)
     return 0;
 }
 
-int pyle_poll_wait(struct pyle_poll *poll, double seconds, int *out, int room, long long *woken)
+int pyle_poll_wait(struct pyle_poll *poll, double seconds, int *out, int room, long long *noted)
 {
     struct pyle_base *pb = poll->pb;
     int rc = check(poll), i, n = 0, stop, flags = EVLOOP_ONCE | EVLOOP_NO_EXIT_ON_EMPTY;
@@ -318,7 +339,7 @@ int pyle_poll_wait(struct pyle_poll *poll, double seconds, int *out, int room, l
         return rc;
     if (poll->n_parked && (rc = unpark(poll)) < 0)
         return rc;
-    if (!(seconds > 0) || (woken && woken[0] > 0))
+    if (!(seconds > 0))
         flags |= EVLOOP_NONBLOCK;
     else if (seconds < FOREVER && (rc = set_timer(poll, seconds)) < 0)
         return rc;
@@ -326,12 +347,15 @@ int pyle_poll_wait(struct pyle_poll *poll, double seconds, int *out, int room, l
     poll->n_ready = poll->broke = pb->user_broke = 0;
     poll->waiting = 1;
     pb->nudge = &poll->nudge;
-    pb->woken = woken;
+    pb->noting = &poll->noting;
+    pb->noted = noted;
+    if (noted && noted[0] > 0) /* an exception has left them over */
+        event_active(pb->noting, EV_TIMEOUT, 1);
     pb->calls_left = MOST_CALLS;
     __atomic_add_fetch(&poll->refs, 1, __ATOMIC_RELAXED);
     rc = pyle_base_loop(pb, flags, -1);
     poll->waiting = 0;
-    pb->woken = NULL;
+    pb->noted = NULL;
     pb->nudge = NULL;
     for (i = 0; i < poll->n_ready; ++i) {
         struct watch *w = poll->ready[i];
@@ -383,7 +407,7 @@ void pyle_poll_unref(struct pyle_poll *poll)
     pyle_unmake(PYLE_POLLS, poll);
 }
 
-int pyle_poll_open(struct pyle_poll *poll)
+int pyle_poll_open(struct pyle_poll *poll, long long token)
 {
     int rc = pyle_enter_base(poll->pb);
 
@@ -393,6 +417,8 @@ int pyle_poll_open(struct pyle_poll *poll)
         rc = PYLE_THREAD;
     } else {
         event_assign(&poll->nudge, poll->pb->base, -1, 0, on_nudge, poll);
+        event_assign(&poll->noting, poll->pb->base, -1, 0, on_noting, poll);
+        poll->token = token;
         pyle_note_priority(poll->pb, event_get_priority(&poll->nudge));
         poll->fork_gen = pyle_fork_gen;
         rc = open_timer(poll);
@@ -425,6 +451,8 @@ int pyle_poll_close(struct pyle_poll *poll, int by_base)
                 drop(poll->watches[fd]);
         event_del(&poll->nudge);
         event_debug_unassign(&poll->nudge);
+        event_del(&poll->noting);
+        event_debug_unassign(&poll->noting);
         if (event_initialized(&poll->alarm)) {
             event_del(&poll->alarm);
             event_debug_unassign(&poll->alarm);

@@ -118,7 +118,9 @@ struct pyle_base {
     struct event *nudge;       /* asyncio waits: what ends that */
     int user_broke;            /* loopbreak() came */
     int calls_left;            /* of Python, until that ends; 0: no matter */
-    long long *woken;          /* where it notes which bufferevents have input: see pyle_poll_wait */
+    long long *noted;          /* the bufferevents that have input: see pyle_poll_wait */
+    struct event *noting;      /* what tells Python of them */
+    int going_on;              /* it is told now */
 };
 
 struct pyle_event {
@@ -212,7 +214,7 @@ struct pyle_bev {
     signed char unsent;                /* on pb->unsent */
     signed char bulk;          /* the last read was a large one */
     signed char no_socket;     /* its descriptor is a pipe or the like */
-    signed char noted;         /* while asyncio waits a read callback is a note in pb->woken */
+    signed char may_note;      /* while asyncio waits a read callback is a note in pb->noted */
     size_t posted;             /* so many bytes of its output are in pb->outbox */
     struct pyle_bev *next_unsent;
     struct pyle_tls *tls;      /* of a TLS one, while it is open */
