@@ -15,8 +15,8 @@ SOAK = EXAMPLES.parent / "scripts" / "soak.py"
 pytestmark = pytest.mark.slow
 
 
-def soak(seconds: float, *arguments: str) -> subprocess.CompletedProcess[str]:
-    size = ["--minutes", str(seconds / 60), "--connections", "200", "--seed", "1"]
+def soak(seconds: float, n: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    size = ["--minutes", str(seconds / 60), "--connections", str(n), "--seed", "1"]
     return subprocess.run(
         [sys.executable, str(SOAK), *size, *arguments],
         capture_output=True,
@@ -47,14 +47,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
     def run(fault: str) -> subprocess.CompletedProcess[str]:
         if not fault:
-            return soak(3)
+            return soak(3, 200)
         right, wrong, _ = FAULTS[fault]
         examples = tmp_path_factory.mktemp("examples")
         shutil.copy(EXAMPLES / "le_proxy.py", examples)
         source = (EXAMPLES / "echo_server.py").read_text()
         assert right in source
         (examples / "echo_server.py").write_text(source.replace(right, wrong))
-        return soak(0.5, "--examples", str(examples), "--late", "5")
+        return soak(0.5, 60, "--examples", str(examples), "--late", "5")
 
     with ThreadPoolExecutor(4) as pool:
         return dict(zip(["", *FAULTS], pool.map(run, ["", *FAULTS]), strict=True))
