@@ -451,6 +451,41 @@ def test_errors_are_pages_and_end_the_connection(server: HttpServer, client: Cli
     assert client.end() == b""
 
 
+@pytest.mark.parametrize("at_front", [True, False])
+def test_a_body_that_is_frozen_does_not_go_out(
+    server: HttpServer, client: Client, at_front: bool
+) -> None:
+    def handler(request: HttpServerRequest) -> None:
+        request.output_buffer.add(b"body")
+        request.output_buffer.freeze(at_front)
+        with pytest.raises(LibeventError):
+            request.send_reply(200, None, b", and more")
+        if at_front:
+            for send in (request.send_reply, request.send_reply_start):
+                with pytest.raises(LibeventError):
+                    send(200)
+        request.output_buffer.unfreeze(at_front)
+        request.send_reply(200)
+
+    server.set_gencb(handler)
+    assert client.ask("GET /").body == b"body"
+
+
+def test_an_error_takes_the_place_of_a_body_that_is_frozen(
+    server: HttpServer, client: Client
+) -> None:
+    def handler(request: HttpServerRequest) -> None:
+        request.output_buffer.add(b"body")
+        request.output_buffer.freeze(at_front=True)
+        request.output_buffer.freeze(at_front=False)
+        request.send_error(404)
+
+    server.set_gencb(handler)
+    reply = client.ask("GET /")
+    assert reply.status == 404
+    assert b"Not Found" in reply.body
+
+
 def test_a_reply_may_come_later(server: HttpServer, client: Client, base: EventBase) -> None:
     def handler(request: HttpServerRequest) -> None:
         timer = Timer(base, request.send_reply, 200, "OK", b"later")

@@ -792,13 +792,21 @@ static int promised(struct evhttp_request *req, long long *length)
     return 0;
 }
 
+/* At the front: evhttp would promise what it cannot send. */
+static int is_frozen(struct evbuffer *body)
+{
+    char first;
+
+    return evbuffer_copyout(body, &first, 1) < 0;
+}
+
 /* Headers and the body are where they belong: all goes out. */
 static int send_all(struct pyle_request *r, int code, const char *reason)
 {
     struct evhttp_request *req = r->req;
     size_t n = evbuffer_get_length(req->output_buffer);
     long long length;
-    int rc = promised(req, &length);
+    int rc = is_frozen(req->output_buffer) ? PYLE_FAIL : promised(req, &length);
 
     if (rc < 0)
         return rc;
@@ -828,6 +836,8 @@ static int send_error(struct pyle_request *r, int code, const char *reason)
     int rc = PYLE_NOMEM;
 
     evhttp_clear_headers(req->output_headers);
+    evbuffer_unfreeze(page, 0);
+    evbuffer_unfreeze(page, 1);
     evbuffer_drain(page, evbuffer_get_length(page));
     if (escaped &&
         evbuffer_add_printf(page,
@@ -1529,13 +1539,17 @@ static int enter_reply(struct pyle_request *r, int begun)
 int pyle_http_reply(struct pyle_request *r, int code, const char *reason, size_t n_reason,
                     const void *data, size_t n)
 {
+    struct evbuffer *body;
     int rc = enter_reply(r, 0);
 
     if (rc < 0)
         return rc;
+    body = r->req->output_buffer;
     if (code < 200 || code > 999 || !is_value(reason, n_reason))
         rc = PYLE_RANGE;
-    else if (n > 0 && evbuffer_add(r->req->output_buffer, data, n) < 0)
+    else if (is_frozen(body) || (n > 0 && evbuffer_commit_space(body, NULL, 0) < 0))
+        rc = PYLE_FAIL;
+    else if (n > 0 && evbuffer_add(body, data, n) < 0)
         rc = PYLE_NOMEM;
     else
         rc = send_all(r, code, reason);
@@ -1608,7 +1622,8 @@ int pyle_http_start(struct pyle_request *r, int code, const char *reason, size_t
     req = r->req;
     if ((code < 200 && code != 101) || code > 999 || !is_value(reason, n_reason))
         return pyle_request_leave(r, PYLE_RANGE);
-    if ((rc = promised(req, &r->left)) < 0)
+    rc = is_frozen(req->output_buffer) ? PYLE_FAIL : promised(req, &r->left);
+    if (rc < 0)
         return pyle_request_leave(r, rc);
     if (evbuffer_get_length(req->output_buffer) > 0) { /* evhttp would send that outside of any chunk */
         first = evbuffer_new();
