@@ -39,6 +39,7 @@ from pylibevent import (
     EvBuffer,
     EventBase,
     HttpConnection,
+    HttpConnectionFlags,
     HttpError,
     HttpRequest,
     HttpServer,
@@ -117,6 +118,7 @@ class Note:
         self.calls: list[str] = []
         self.cancelled = False
         self.waits = False  # something is still to be called
+        self.cycle: Any = None
 
     def gone(self) -> bool:
         return self.over or any(note.gone() for note in self.above)
@@ -128,6 +130,9 @@ class World:
         self.failures: list[BaseException] = []
         self.depth = self.calls = 0
         self.quiet = False  # callbacks do nothing any more
+        self.wild = self.draw.choice([0.02, 0.1, 0.5])  # how odd settings are
+        self.busy = self.draw.choice([0.05, 0.3, 0.6])  # how much callbacks do
+        self.hot: dict[str, Any] = {}  # what the callback that is under way is about
         self.certificates = certificates
         self.base_note = Note()
         self.base = EventBase()
@@ -146,16 +151,17 @@ class World:
         self.peers: list[socket.socket] = []
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.listening.setblocking(False)
-        with socket.create_server(("127.0.0.1", 0)) as sock:
-            self.unused = sock.getsockname()[1]
-        self.port = self.unused
+        self.deaf = socket.socket()  # has a port, and does not listen
+        self.deaf.bind(("127.0.0.1", 0))
         self.silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.silent.bind(("127.0.0.1", 0))
         self.hosts_file = tempfile.NamedTemporaryFile()  # noqa: SIM115
         self.hosts_file.write(b"127.0.0.1 known.example\n")
         self.hosts_file.flush()
-        for _ in range(2):
-            self.attempt(self.new_server)
+        if self.perhaps(0.2):
+            self.base.priority_init(3)
+        for function in (self.new_server, self.new_server, self.new_conn, self.new_conn):
+            self.attempt(function)
 
     # ---- helpers ----
 
@@ -181,6 +187,18 @@ class World:
 
     def pick(self, kind: Sequence[Any]) -> Any:
         return self.draw.choice(kind) if kind else None
+
+    def one_of(self, kind: str) -> Any:
+        if kind in self.hot and self.perhaps(0.6):
+            return self.hot[kind]
+        return self.pick(getattr(self, kind))
+
+    def usual(self, value: Any, *others: Any) -> Any:
+        return self.pick([value, *others]) if self.perhaps(self.wild) else value
+
+    def port(self) -> Any:
+        ports = [bound.address[1] for bound in self.bounds if not bound.closed]
+        return self.pick(ports or [self.deaf.getsockname()[1]])
 
     def attempt(self, function: Callable[..., None], *args: Any) -> None:
         """What is closed says so, and all else that is raised is in its docstring."""
@@ -226,7 +244,7 @@ class World:
 
     # ---- callbacks ----
 
-    def call(self, note: Note, what: str) -> None:
+    def call(self, note: Note, what: str, **hot: Any) -> None:
         """What every callback does."""
         self.check(not note.gone(), f"{what} after the end")
         note.calls.append(what)
@@ -240,8 +258,9 @@ class World:
         if self.quiet or self.depth > 3:
             return
         self.depth += 1
+        outer, self.hot = self.hot, hot
         try:
-            while self.perhaps(0.35):
+            while self.perhaps(self.busy):
                 self.step()
             if self.perhaps(0.06):
                 raise Boom
@@ -249,6 +268,7 @@ class World:
                 raise Quit
         finally:
             self.depth -= 1
+            self.hot = outer
 
     def on_exception(self, exception: Exception, _source: Any) -> None:
         if not isinstance(exception, Boom) and "bevcb" not in str(exception):
@@ -270,6 +290,7 @@ class World:
     def loop(self) -> None:
         if self.depth == 0:
             self.calls = 0
+            self.pump()
         try:
             self.base.loop(EVLOOP_ONCE | EVLOOP_NONBLOCK)
         except RuntimeError:
@@ -286,6 +307,7 @@ class World:
             if self.base.closed or not timer.pending():
                 return
             self.calls = 0
+            self.pump()
             self.base.loop(EVLOOP_ONCE)
 
     def leave_loop(self) -> None:
@@ -305,8 +327,8 @@ class World:
 
     def new_server(self) -> None:
         server, note = HttpServer(self.base), self.note()
-        server.timeout = self.pick([0.01, 0.05, 5])
-        server.max_body_size = self.pick([0, 1000, 200_000])
+        server.timeout = self.usual(0.3, 0.01, 5)
+        server.max_body_size = self.usual(200_000, 0, 1000)
         server.set_gencb(self.handle, note)
         server.set_cb("/a", self.handle, note)
         if self.certificates and self.perhaps(0.5):
@@ -333,13 +355,12 @@ class World:
         if server is None:
             if not self.servers:
                 return
-            server, _ = self.pick(self.servers)
+            server, _ = self.one_of("servers")
         if self.perhaps(0.8):
             bound = server.bind("127.0.0.1", 0)
         else:
             with socket.create_server(("127.0.0.1", 0)) as sock:
                 bound = server.accept(sock)
-        self.port = bound.address[1]
         self.keep(self.bounds, bound)
 
     def use_bound(self) -> None:
@@ -351,7 +372,7 @@ class World:
 
     def close_server(self) -> None:
         if self.servers and self.perhaps(0.3):
-            self.close(*self.pick(self.servers))
+            self.close(*self.one_of("servers"))
 
     def drop_server(self) -> None:
         if self.servers and self.perhaps(0.3):
@@ -360,7 +381,7 @@ class World:
     def set_server(self) -> None:
         if not self.servers:
             return
-        server, note = self.pick(self.servers)
+        server, note = self.one_of("servers")
         how = self.draw.randrange(10)
         with self.using(server):
             if how == 0:
@@ -388,7 +409,7 @@ class World:
     def hosts(self) -> None:
         if not self.servers:
             return
-        (server, _), (other, _) = self.pick(self.servers), self.pick(self.servers)
+        (server, _), (other, _) = self.one_of("servers"), self.pick(self.servers)
         name = self.pick(HOSTS)
         how = self.draw.randrange(5)
         if how < 2:
@@ -411,12 +432,17 @@ class World:
 
     def handle(self, request: HttpServerRequest, above: Note) -> None:
         note = self.note()
+        if self.quiet:
+            request.send_reply(200)
+            return
+        if self.perhaps(0.1):
+            note.cycle = request
         if self.perhaps(0.5):
             self.listen(request, note)
         if self.perhaps(0.7):
             self.keep(self.served, (request, note))
-        self.call(above, "handler")
-        if self.perhaps(0.8):
+        self.call(above, "handler", served=(request, note), servers=(request.server, above))
+        while self.perhaps(0.7):
             self.answer(request, note)
 
     def listen(self, request: HttpServerRequest, note: Note) -> None:
@@ -430,29 +456,32 @@ class World:
         self.check(note.waits, "complete, after the end")
         note.waits = False
         self.look(request, *LOOKS)
-        self.call(note, "complete")
+        self.call(note, "complete", served=(request, note))
 
     def on_error(self, request: HttpServerRequest, error: HttpError, note: Note) -> None:
         self.check(note.waits, f"{error!r}, after the end")
         note.waits = False
         self.look(request, *LOOKS)
-        self.call(note, "error")
+        self.call(note, "error", served=(request, note))
 
     def on_close(self, request: HttpServerRequest, note: Note) -> None:
         self.check(not note.waits, "closed before an error")
         self.check("close" not in note.calls, "closed twice")
-        self.call(note, "close")
+        self.call(note, "close", served=(request, note))
 
     def on_written(self, request: HttpServerRequest, note: Note) -> None:
-        self.call(note, "written")
-        self.answer(request, note)
+        self.call(note, "written", served=(request, note))
+        if self.quiet:
+            request.close()
+        else:
+            self.answer(request, note)
 
     def answer(self, request: HttpServerRequest, note: Note) -> None:
         self.attempt(self.pick(self.ANSWERS).__get__(self), request, note)
 
     def use_served(self) -> None:
         if self.served:
-            self.answer(*self.pick(self.served))
+            self.answer(*self.one_of("served"))
 
     def drop_served(self) -> None:
         if self.served:
@@ -461,7 +490,7 @@ class World:
     def reply(self, request: HttpServerRequest, _note: Note) -> None:
         body = self.pick([None, b"", b"x", bytes(100_000), EvBuffer(b"x" * 10)])
         with self.using(request):
-            request.send_reply(self.pick([200, 200, 200, 204, 304, 404, 101]), None, body)
+            request.send_reply(self.usual(200, 204, 304, 404, 101), None, body)
 
     def file(self, request: HttpServerRequest, _note: Note) -> None:
         with open(__file__, "rb") as file, self.using(request):
@@ -482,7 +511,7 @@ class World:
     def start(self, request: HttpServerRequest, note: Note) -> None:
         with self.using(request):
             request.send_reply_start(self.pick([200, 200, 500]))
-            self.chunk(request, note)
+        self.chunk(request, note)
 
     def chunk(self, request: HttpServerRequest, note: Note) -> None:
         part = self.pick([b"", b"y", b"y" * 50_000, EvBuffer(b"z" * 10)])
@@ -507,7 +536,7 @@ class World:
     def on_bev(self, bev: BufferEvent, note: Note) -> None:
         if not bev.closed:
             bev.output.add_buffer(bev.input)
-        self.call(note, "bev")
+        self.call(note, "bev", bevs=(bev, note))
 
     def on_bev_event(self, bev: BufferEvent, _what: int, note: Note) -> None:
         self.call(note, "bev event")
@@ -515,8 +544,7 @@ class World:
 
     def use_bev(self) -> None:
         if self.bevs:
-            i = self.draw.randrange(len(self.bevs))
-            bev, note = self.bevs[i]
+            bev, note = self.one_of("bevs")
             how = self.draw.randrange(4)
             with self.using(bev):
                 if how == 0:
@@ -526,7 +554,7 @@ class World:
                 elif how == 2:
                     bev.disable(EV_READ)
                 else:
-                    del self.bevs[i]
+                    self.bevs.pop()
 
     def look_at(self, request: HttpRequest, _note: Note) -> None:
         self.look(request, *LOOKS)
@@ -587,7 +615,7 @@ class World:
             dns.close(self.perhaps(0.5))
 
     def new_conn(self) -> None:
-        ports = [self.port, self.port, self.port, self.listening.getsockname()[1], self.unused]
+        port = self.port() if self.perhaps(0.6) else self.listening.getsockname()[1]
         dns = self.pick([None, *self.bases_of_names])
         host = "127.0.0.1"
         if dns and not dns.closed:
@@ -599,16 +627,16 @@ class World:
             context = TLSContext(server_side=False)
             context.load_verify_locations(self.certificates.cafile)
         conn = HttpConnection(
-            *(self.base, host, self.pick(ports)),
+            *(self.base, host, self.usual(port, self.deaf.getsockname()[1])),
             dns=dns,
             tls=context,
             server_hostname="localhost" if context else None,
-            timeout=self.pick([0.01, 0.05, 0.5]),
+            timeout=self.usual(0.3, 0.01, 0.05),
             retries=self.pick([0, 0, 1, 3]),
             initial_retry=self.pick([0, 0.001]),
-            local_address=self.pick([None, None, "127.0.0.2", "::1"]),
-            max_headers_size=self.pick([None, 100, 65536]),
-            flags=self.draw.randrange(4) * 0 if self.perhaps(0.7) else self.pick([8, 16, 24]),
+            local_address=self.usual(None, "127.0.0.2", "::1"),
+            max_headers_size=self.usual(65536, None, 100),
+            flags=self.usual(0, *HttpConnectionFlags),
         )
         note = self.note()
         self.keep(self.conns, (conn, note))
@@ -617,11 +645,11 @@ class World:
 
     def on_conn_closed(self, conn: HttpConnection, note: Note) -> None:
         self.check(not conn.closed, "told of a connection that Python has closed")
-        self.call(note, "connection closed")
+        self.call(note, "connection closed", conns=(conn, note))
 
     def close_conn(self) -> None:
         if self.conns:
-            self.close(*self.pick(self.conns))
+            self.close(*self.one_of("conns"))
 
     def drop_conn(self) -> None:
         if self.conns:
@@ -630,7 +658,7 @@ class World:
     def set_conn(self) -> None:
         if not self.conns:
             return
-        conn, note = self.pick(self.conns)
+        conn, note = self.one_of("conns")
         how = self.draw.randrange(7)
         with self.using(conn):
             if how == 0:
@@ -640,18 +668,18 @@ class World:
             elif how == 2:
                 conn.set_closecb(None)
             elif how == 3:
-                conn.timeout = self.pick([0.01, 0.05, 0.5])
+                conn.timeout = self.usual(0.3, 0.01, 0.05)
             elif how == 4:
-                conn.max_body_size = self.pick([None, 0, 10, 100_000])
+                conn.max_body_size = self.usual(None, 0, 10, 100_000)
             elif how == 5:
-                conn.max_headers_size = self.pick([None, 0, 10, 100_000])
+                conn.max_headers_size = self.usual(None, 0, 10, 100_000)
             else:
                 self.look(conn, "ptr", "connected", "tls", "address", "peer")
 
     def request(self) -> None:
         if not self.conns:
             return
-        conn, above = self.pick(self.conns)
+        conn, above = self.one_of("conns")
         note = self.note(above)
         callbacks: dict[str, Any] = {
             name: function
@@ -674,12 +702,14 @@ class World:
                 request.output_buffer.add(bytes(self.pick([1, 1000, 100_000, 1_000_000])))
             if self.perhaps(0.05):
                 request.output_buffer.add_cb(self.on_change)
+        if self.perhaps(0.1):
+            note.cycle = request
         if self.perhaps(0.6):
             self.keep(self.requests, (request, note))
         note.waits = True
         try:
             with self.using(conn):
-                conn.make_request(request, self.pick(METHODS), self.pick(URIS))
+                conn.make_request(request, self.pick(METHODS), self.usual("/", *URIS))
         finally:  # what a callback of the buffer's has raised does not keep it from being made
             note.waits &= request.connection is not None
 
@@ -694,23 +724,27 @@ class World:
                 conn.make_request(other[0])
                 self.check(False, "made twice")
 
+    @staticmethod
+    def around(request: HttpRequest, note: Note) -> dict[str, Any]:
+        return {"requests": (request, note), "conns": (request.connection, note.above[1])}
+
     def on_header(self, request: HttpRequest, note: Note) -> object:
         self.check(note.waits, "headers after the end")
         self.look(request, *LOOKS)
-        self.call(note, "header")
-        return self.pick([None, None, None, None, True, False, -1])
+        self.call(note, "header", **self.around(request, note))
+        return self.usual(None, True, False, -1)
 
     def on_chunked(self, request: HttpRequest, note: Note) -> None:
         self.check(note.waits, "a part after the end")
         if self.perhaps(0.7):
             request.read()
-        self.call(note, "chunked")
+        self.call(note, "chunked", **self.around(request, note))
 
     def on_failed(self, request: HttpRequest, error: HttpError, note: Note) -> None:
         self.check(note.waits, "an error after the end")
         self.check(request.error is error, "another error")
         note.waits = error is not EVREQ_HTTP_REQUEST_CANCEL
-        self.call(note, "failed")
+        self.call(note, "failed", **self.around(request, note))
 
     def on_done(self, request: HttpRequest, note: Note) -> None:
         self.check(note.waits, "done after the end")
@@ -718,17 +752,17 @@ class World:
         self.look(request, *LOOKS)
         if self.perhaps(0.3):
             self.attempt(self.take_over, request, note)
-        self.call(note, "done")
+        self.call(note, "done", **self.around(request, note))
 
     def use_request(self) -> None:
         if self.requests:
-            request, note = self.pick(self.requests)
+            request, note = self.one_of("requests")
             functions = [self.headers, self.buffers, self.look_at, self.own, self.take_over]
             self.attempt(self.pick(functions), request, note)
 
     def cancel(self) -> None:
         if self.requests:
-            request, note = self.pick(self.requests)
+            request, note = self.one_of("requests")
             note.cancelled = True  # and if it has no callback for that, nothing comes
             with self.using(request):
                 self.pick([request.cancel, request.close])()
@@ -743,7 +777,7 @@ class World:
         sock = socket.socket()
         sock.setblocking(False)
         with contextlib.suppress(BlockingIOError):
-            sock.connect(("127.0.0.1", self.port))
+            sock.connect(("127.0.0.1", self.port()))
         if self.certificates and self.perhaps(0.3):
             sock = self.certificates.for_client().wrap_socket(
                 sock, server_hostname="localhost", do_handshake_on_connect=False
@@ -754,6 +788,20 @@ class World:
         sock, _ = self.listening.accept()
         sock.setblocking(False)
         self.keep(self.peers, sock)
+
+    def pump(self) -> None:
+        """The peers do what is expected of them."""
+        if self.perhaps(0.5):
+            with contextlib.suppress(OSError):
+                self.accept()
+        for sock in self.peers:
+            with contextlib.suppress(OSError):
+                if sock.recv(1_000_000) and self.perhaps(0.7):
+                    sock.send(self.part_of(self.pick(REPLIES)))
+        for sock in self.clients:
+            if self.perhaps(0.5):
+                with contextlib.suppress(OSError):
+                    sock.recv(1_000_000)
 
     def part_of(self, data: bytes) -> bytes:
         if self.perhaps(0.3):
@@ -837,16 +885,20 @@ class World:
         self.bevs.clear()
         for sock in (*self.clients, *self.peers, self.listening):
             sock.close()
-        self.servers.clear()
+        for note in self.notes:
+            note.cycle = None
         gc.collect()
-        for _ in range(2000 * PATIENCE):
-            if self.base.closed or not any(map(self.still_waits, self.notes)):
+        waiting: list[list[str]] = []
+        for _ in range(1000 * PATIENCE):
+            open_ones = [one for one, _ in self.servers if not one.closed]
+            waiting = [note.calls for note in self.notes if self.still_waits(note)]
+            waiting += [[repr(one)] for one in open_ones if one.unanswered]
+            if self.base.closed or not waiting:
                 return
             Timer(self.base, self.on_timer, self.note()).add(0.005)
             self.calls = 0
             with contextlib.suppress(Boom, Quit):
                 self.base.loop(EVLOOP_ONCE)
-        waiting = [note.calls for note in self.notes if self.still_waits(note)]
         self.check(False, f"not over: {waiting}")
 
     @staticmethod
@@ -864,9 +916,11 @@ class World:
                         one.close()
         if self.perhaps(0.5):
             self.forget()
-        self.base.close()
+        if self.perhaps(0.8):
+            self.base.close()
         self.forget()
-        for sock in (*self.clients, *self.peers, self.listening, self.silent):
+        del self.base
+        for sock in (*self.clients, *self.peers, self.listening, self.silent, self.deaf):
             sock.close()
         self.hosts_file.close()
         if self.failures:
@@ -895,7 +949,7 @@ def run(seed: int, certificates: tls.Certificates | None, monkeypatch: pytest.Mo
             log.write(f"seed {seed}\n")
     world = World(seed, certificates)
     monkeypatch.setattr(sys, "unraisablehook", world.on_unraisable)
-    for _ in range(world.draw.randrange(200)):
+    for _ in range(world.draw.randrange(300)):
         world.step()
         if world.failures:
             break
