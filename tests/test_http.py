@@ -1755,6 +1755,18 @@ def test_a_connection_that_has_no_bufferevent_is_closed(
     ]
 
 
+def test_a_connection_does_not_get_a_bufferevent_of_another_base(
+    server: HttpServer, connect: MakeClient, base: EventBase
+) -> None:
+    raised: list[str] = []
+    base.exception_handler = lambda error, source: raised.append(str(error))
+    server.set_gencb(hello)
+    with EventBase() as other:
+        server.set_bevcb(lambda base: BufferEvent.socket(other))
+        assert connect().end() == b""
+    assert raised == ["evhttp_set_bevcb: a BufferEvent of another EventBase"]
+
+
 @pytest.mark.parametrize("method", ["epoll", "poll", "select"])
 def test_a_server_works_with_each_method(method: str) -> None:
     with EventConfig() as config:
