@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -38,6 +39,7 @@ from pylibevent import (
     DnsBase,
     EvBuffer,
     EventBase,
+    FileSegment,
     HttpConnection,
     HttpConnectionFlags,
     HttpError,
@@ -55,7 +57,13 @@ MOST = 6  # of each kind; one more takes the place of another, which is dropped
 SPIN = 5000  # callbacks in a run of the loop
 RESET = struct.pack("ii", 1, 0)
 REFUSALS = (
-    *("running already", "too deep", "a reply has begun", "send_reply_start() comes first"),
+    *(
+        "in use by another thread",
+        "running already",
+        "too deep",
+        "a reply has begun",
+        "send_reply_start() comes first",
+    ),
     *("a request is made once", "not a request of a client's", "a virtual host has no sockets"),
 )
 REQUESTS = [
@@ -112,7 +120,7 @@ class Note:
     """What is known of an object. Its callbacks have this for an argument, and refer to nothing
     else, so that the object can be dropped."""
 
-    def __init__(self, *above: Note) -> None:
+    def __init__(self, above: Note | None = None) -> None:
         self.above = above
         self.over = False
         self.calls: list[str] = []
@@ -120,8 +128,11 @@ class Note:
         self.waits = False  # something is still to be called
         self.cycle: Any = None
 
+    def root(self) -> Note:
+        return self if self.above is None else self.above.root()
+
     def gone(self) -> bool:
-        return self.over or any(note.gone() for note in self.above)
+        return self.over or (self.above is not None and self.above.gone())
 
 
 class World:
@@ -134,10 +145,12 @@ class World:
         self.busy = self.draw.choice([0.05, 0.3, 0.6])  # how much callbacks do
         self.hot: dict[str, Any] = {}  # what the callback that is under way is about
         self.certificates = certificates
-        self.base_note = Note()
-        self.base = EventBase()
-        if self.perhaps(0.7):
-            self.base.exception_handler = self.on_exception
+        self.bases = [(EventBase(), Note()), (EventBase(), Note())]
+        for base, _ in self.bases:
+            if self.perhaps(0.7):
+                base.exception_handler = self.on_exception
+            if self.perhaps(0.2):
+                base.priority_init(3)
         self.notes: list[Note] = []
         self.servers: list[tuple[HttpServer, Note]] = []
         self.bounds: list[Any] = []
@@ -158,8 +171,6 @@ class World:
         self.hosts_file = tempfile.NamedTemporaryFile()  # noqa: SIM115
         self.hosts_file.write(b"127.0.0.1 known.example\n")
         self.hosts_file.flush()
-        if self.perhaps(0.2):
-            self.base.priority_init(3)
         for function in (self.new_server, self.new_server, self.new_conn, self.new_conn):
             self.attempt(function)
 
@@ -180,10 +191,13 @@ class World:
         else:
             kind[self.draw.randrange(MOST)] = it
 
-    def note(self, *above: Note) -> Note:
-        note = Note(self.base_note, *above)
+    def note(self, above: Note) -> Note:
+        note = Note(above)
         self.notes.append(note)
         return note
+
+    def some_base(self) -> tuple[EventBase, Note]:
+        return self.bases[self.perhaps(0.15)]
 
     def pick(self, kind: Sequence[Any]) -> Any:
         return self.draw.choice(kind) if kind else None
@@ -227,7 +241,7 @@ class World:
             yield
         except ClosedError as error:
             answered = any(isinstance(one, HttpServerRequest) for one in ones)  # perhaps
-            over = self.base.closed or any(one.closed for one in ones)
+            over = any(one.closed or (one.base and one.base.closed) for one in ones)
             if not answered and not over and not str(error).startswith("evbuffer"):
                 self.failures.append(error)
 
@@ -251,7 +265,9 @@ class World:
         self.calls += 1
         if self.calls > SPIN:
             self.check(False, "callbacks without an end")
-            self.base.loopbreak()
+            for base, _ in self.bases:
+                if not base.closed:
+                    base.loopbreak()
         if LOG:
             with open(LOG, "a") as log:
                 log.write(f"{'    ' * self.depth}  [{what}]\n")
@@ -273,52 +289,71 @@ class World:
     def on_exception(self, exception: Exception, _source: Any) -> None:
         if not isinstance(exception, Boom) and "bevcb" not in str(exception):
             self.failures.append(exception)
-        self.call(self.base_note, "exception")
+        self.call(Note(), "exception")
 
     def on_unraisable(self, info: Any) -> None:
-        if not isinstance(info.exc_value, (Boom, Quit)):
+        error = info.exc_value
+        if not isinstance(error, (Boom, Quit)) and "bevcb" not in str(error):
             self.failures.append(info.exc_value)
 
     def on_timer(self, note: Note) -> None:
         self.call(note, "timer")
 
     def on_change(self, _buf: EvBuffer, _size: int, _added: int, _deleted: int) -> None:
-        self.call(self.note(), "change")
+        self.call(Note(), "change")
 
-    # ---- the base ----
+    # ---- bases ----
 
     def loop(self) -> None:
+        base, _ = self.some_base()
         if self.depth == 0:
             self.calls = 0
             self.pump()
-        try:
-            self.base.loop(EVLOOP_ONCE | EVLOOP_NONBLOCK)
-        except RuntimeError:
-            assert self.depth
-            raise
-        assert not self.depth
+        base.loop(EVLOOP_ONCE | EVLOOP_NONBLOCK)
 
     def wait(self) -> None:
-        if self.depth or self.base.closed:
+        base, note = self.some_base()
+        if self.depth or base.closed:
             return
-        timer = Timer(self.base, self.on_timer, self.note())
+        timer = Timer(base, self.on_timer, self.note(note))
         timer.add(0.003)
         for _ in range(30):
-            if self.base.closed or not timer.pending():
+            if base.closed or not timer.pending():
                 return
             self.calls = 0
             self.pump()
-            self.base.loop(EVLOOP_ONCE)
+            base.loop(EVLOOP_ONCE)
 
     def leave_loop(self) -> None:
-        self.pick([self.base.loopbreak, self.base.loopexit, self.base.loopcontinue])()
+        base, _ = self.some_base()
+        self.pick([base.loopbreak, base.loopexit, base.loopcontinue])()
 
     def timer(self) -> None:
-        Timer(self.base, self.on_timer, self.note()).add(self.pick([0, 0.001, 0.01]))
+        base, note = self.some_base()
+        Timer(base, self.on_timer, self.note(note)).add(self.pick([0, 0.001, 0.01]))
 
     def close_base(self) -> None:
         if self.perhaps(0.1):
-            self.close(self.base, self.base_note)
+            self.close(*self.some_base())
+
+    def elsewhere(self) -> None:
+        """Another thread drops something, or does a step."""
+        if self.depth > 1:
+            return
+        kind = self.pick([self.requests, self.served, self.conns, self.servers, self.bevs])
+        dropped = [kind.pop()] if kind else []
+
+        def work() -> None:
+            dropped.clear()
+            with contextlib.suppress(Boom, Quit):
+                while self.perhaps(0.5):
+                    self.step()
+
+        thread = threading.Thread(target=work)
+        self.depth += 1
+        thread.start()
+        thread.join()
+        self.depth -= 1
 
     def collect(self) -> None:
         gc.collect(self.draw.randrange(3))
@@ -326,12 +361,13 @@ class World:
     # ---- servers ----
 
     def new_server(self) -> None:
-        server, note = HttpServer(self.base), self.note()
+        base, above = self.some_base()
+        server, note = HttpServer(base), self.note(above)
         server.timeout = self.usual(0.3, 0.01, 5)
         server.max_body_size = self.usual(200_000, 0, 1000)
         server.set_gencb(self.handle, note)
         server.set_cb("/a", self.handle, note)
-        if self.certificates and self.perhaps(0.5):
+        if self.perhaps(0.5 if self.certificates else 0.1):
             server.set_bevcb(self.give, note)
         self.keep(self.servers, (server, note))
         if self.perhaps(0.7):
@@ -345,10 +381,13 @@ class World:
         if what < 0.8 and self.certificates:
             context = TLSContext(server_side=True)
             context.load_cert_chain(self.certificates.good)
-            return BufferEvent.openssl_socket(base, None, context)
+            other = self.usual(base, self.some_base()[0])
+            return BufferEvent.openssl_socket(base if other.closed else other, None, context)
         bev = BufferEvent.socket(base)
         if what < 0.85:
             bev.close()
+        if what > 0.95 and not (other := self.some_base()[0]).closed:
+            return BufferEvent.socket(other)
         return bev
 
     def bind(self, server: HttpServer | None = None) -> None:
@@ -358,6 +397,11 @@ class World:
             server, _ = self.one_of("servers")
         if self.perhaps(0.8):
             bound = server.bind("127.0.0.1", 0)
+        elif self.perhaps(0.3):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(f"\0pylibevent-{os.getpid()}-{self.draw.random()}")
+                sock.listen()
+                bound = server.accept(sock)
         else:
             with socket.create_server(("127.0.0.1", 0)) as sock:
                 bound = server.accept(sock)
@@ -431,7 +475,7 @@ class World:
     # ---- requests that handlers get ----
 
     def handle(self, request: HttpServerRequest, above: Note) -> None:
-        note = self.note()
+        note = self.note(above.root())
         if self.quiet:
             request.send_reply(200)
             return
@@ -488,9 +532,26 @@ class World:
             del self.served[self.draw.randrange(len(self.served))]
 
     def reply(self, request: HttpServerRequest, _note: Note) -> None:
-        body = self.pick([None, b"", b"x", bytes(100_000), EvBuffer(b"x" * 10)])
         with self.using(request):
+            body = self.pick([None, b"", b"x", bytes(100_000), EvBuffer(b"x" * 10)])
+            if self.perhaps(0.2):
+                body = self.some_buffer(request)
             request.send_reply(self.usual(200, 204, 304, 404, 101), None, body)
+
+    def some_buffer(self, request: HttpRequest) -> Any:
+        """One of its own, of another's, or one that calls back."""
+        how = self.draw.randrange(5)
+        if how < 2:
+            return self.pick([request.input_buffer, request.output_buffer])
+        if how < 4 and (other := self.pick([*self.requests, *self.served])):
+            with contextlib.suppress(ClosedError):
+                return self.pick([other[0].input_buffer, other[0].output_buffer])
+        buf = EvBuffer(b"called")
+        buf.add_cb(self.on_change)
+        with open(__file__, "rb") as file, FileSegment(file, 0, 100) as segment:
+            segment.add_cleanup_cb(self.call, Note(), "cleanup")
+            buf.add_file_segment(segment)
+        return buf
 
     def file(self, request: HttpServerRequest, _note: Note) -> None:
         with open(__file__, "rb") as file, self.using(request):
@@ -514,8 +575,10 @@ class World:
         self.chunk(request, note)
 
     def chunk(self, request: HttpServerRequest, note: Note) -> None:
-        part = self.pick([b"", b"y", b"y" * 50_000, EvBuffer(b"z" * 10)])
         with self.using(request):
+            part = self.pick([b"", b"y", b"y" * 50_000, EvBuffer(b"z" * 10)])
+            if self.perhaps(0.2):
+                part = self.some_buffer(request)
             if self.perhaps(0.7):
                 request.send_reply_chunk(part, self.on_written, note)
             else:
@@ -525,10 +588,10 @@ class World:
         with self.using(request):
             request.send_reply_end()
 
-    def take_over(self, request: HttpRequest, _note: Note) -> None:
+    def take_over(self, request: HttpRequest, above: Note) -> None:
         with self.using(request):
             bev = request.take_over()
-            note = self.note()
+            note = self.note(above.root())
             bev.setcb(self.on_bev, self.on_bev, self.on_bev_event, note)
             bev.enable(EV_READ | EV_WRITE)
             self.keep(self.bevs, (bev, note))
@@ -582,7 +645,7 @@ class World:
     def buffers(self, request: HttpRequest, _note: Note) -> None:
         with self.using(request):
             buf = self.pick([request.input_buffer, request.output_buffer])
-            how = self.draw.randrange(7)
+            how = self.draw.randrange(10)
             if how == 0:
                 buf.add_cb(self.on_change)
             elif how == 1:
@@ -595,6 +658,12 @@ class World:
                 buf.freeze(self.perhaps(0.5))
             elif how == 5:
                 EvBuffer().add_buffer(buf)
+            elif how == 6:
+                buf.add_buffer(self.some_buffer(request))
+            elif how == 7:
+                buf.add_buffer_reference(self.some_buffer(request))
+            elif how == 8:
+                buf.add_reference(bytearray(100))
             else:
                 buf.close()
 
@@ -604,7 +673,8 @@ class World:
     # ---- connections ----
 
     def new_dns(self) -> None:
-        dns = DnsBase(self.base, EVDNS_BASE_NAMESERVERS_NO_DEFAULT)
+        base, _ = self.some_base()
+        dns = DnsBase(base, EVDNS_BASE_NAMESERVERS_NO_DEFAULT)
         dns.load_hosts(self.hosts_file.name)
         if self.perhaps(0.5):
             dns.add_nameserver(self.silent.getsockname())
@@ -615,6 +685,7 @@ class World:
             dns.close(self.perhaps(0.5))
 
     def new_conn(self) -> None:
+        base, above = self.some_base()
         port = self.port() if self.perhaps(0.6) else self.listening.getsockname()[1]
         dns = self.pick([None, *self.bases_of_names])
         host = "127.0.0.1"
@@ -627,7 +698,7 @@ class World:
             context = TLSContext(server_side=False)
             context.load_verify_locations(self.certificates.cafile)
         conn = HttpConnection(
-            *(self.base, host, self.usual(port, self.deaf.getsockname()[1])),
+            *(base, host, self.usual(port, self.deaf.getsockname()[1])),
             dns=dns,
             tls=context,
             server_hostname="localhost" if context else None,
@@ -638,7 +709,7 @@ class World:
             max_headers_size=self.usual(65536, None, 100),
             flags=self.usual(0, *HttpConnectionFlags),
         )
-        note = self.note()
+        note = self.note(above)
         self.keep(self.conns, (conn, note))
         if self.perhaps(0.7):
             conn.set_closecb(self.on_conn_closed, note)
@@ -726,7 +797,7 @@ class World:
 
     @staticmethod
     def around(request: HttpRequest, note: Note) -> dict[str, Any]:
-        return {"requests": (request, note), "conns": (request.connection, note.above[1])}
+        return {"requests": (request, note), "conns": (request.connection, note.above)}
 
     def on_header(self, request: HttpRequest, note: Note) -> object:
         self.check(note.waits, "headers after the end")
@@ -845,6 +916,7 @@ class World:
         timer: 4,
         close_base: 1,
         collect: 2,
+        elsewhere: 2,
         new_server: 2,
         bind: 2,
         use_bound: 2,
@@ -889,16 +961,17 @@ class World:
             note.cycle = None
         gc.collect()
         waiting: list[list[str]] = []
-        for _ in range(1000 * PATIENCE):
+        for _ in range(500 * PATIENCE):
             open_ones = [one for one, _ in self.servers if not one.closed]
             waiting = [note.calls for note in self.notes if self.still_waits(note)]
             waiting += [[repr(one)] for one in open_ones if one.unanswered]
-            if self.base.closed or not waiting:
+            if not waiting:
                 return
-            Timer(self.base, self.on_timer, self.note()).add(0.005)
             self.calls = 0
-            with contextlib.suppress(Boom, Quit):
-                self.base.loop(EVLOOP_ONCE)
+            for base, note in self.bases:
+                if not base.closed:
+                    Timer(base, self.on_timer, self.note(note)).add(0.005)
+                    self.attempt(base.loop, EVLOOP_ONCE)
         self.check(False, f"not over: {waiting}")
 
     @staticmethod
@@ -907,7 +980,7 @@ class World:
 
     def end(self) -> None:
         self.quiet = True
-        if not self.base.closed and self.perhaps(0.5):
+        if self.perhaps(0.5):
             self.settle()
         if self.perhaps(0.3):
             for kind in (self.servers, self.conns, self.served, self.bevs):
@@ -916,10 +989,11 @@ class World:
                         one.close()
         if self.perhaps(0.5):
             self.forget()
-        if self.perhaps(0.8):
-            self.base.close()
+        for base, _ in self.bases:
+            if self.perhaps(0.8):
+                base.close()
         self.forget()
-        del self.base
+        self.bases.clear()
         for sock in (*self.clients, *self.peers, self.listening, self.silent, self.deaf):
             sock.close()
         self.hosts_file.close()
@@ -928,7 +1002,7 @@ class World:
 
     def forget(self) -> None:
         kinds: list[list[Any]] = [self.servers, self.conns, self.served, self.bevs, self.requests]
-        for kind in (*kinds, self.bounds, self.bases_of_names, self.views):
+        for kind in (*kinds, self.bounds, self.bases_of_names, self.views, self.notes):
             kind.clear()
 
 
