@@ -10,11 +10,13 @@ import contextlib
 import gc
 import os
 import random
+import signal
 import socket
 import struct
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -59,6 +61,7 @@ RESET = struct.pack("ii", 1, 0)
 REFUSALS = (
     *(
         "in use by another thread",
+        "the parent process's",
         "running already",
         "too deep",
         "a reply has begun",
@@ -141,6 +144,7 @@ class World:
         self.failures: list[BaseException] = []
         self.depth = self.calls = 0
         self.quiet = False  # callbacks do nothing any more
+        self.forked = False
         self.wild = self.draw.choice([0.02, 0.1, 0.5])  # how odd settings are
         self.busy = self.draw.choice([0.05, 0.3, 0.6])  # how much callbacks do
         self.hot: dict[str, Any] = {}  # what the callback that is under way is about
@@ -214,7 +218,7 @@ class World:
         ports = [bound.address[1] for bound in self.bounds if not bound.closed]
         return self.pick(ports or [self.deaf.getsockname()[1]])
 
-    def attempt(self, function: Callable[..., None], *args: Any) -> None:
+    def attempt(self, function: Callable[..., object], *args: Any) -> None:
         """What is closed says so, and all else that is raised is in its docstring."""
         if LOG:
             with open(LOG, "a") as log:
@@ -355,6 +359,37 @@ class World:
         thread.join()
         self.depth -= 1
 
+    def handle_exceptions(self) -> None:
+        base, _ = self.some_base()
+        if not base.closed:
+            base.exception_handler = self.pick([None, self.on_exception])
+
+    def fork(self) -> None:
+        """The child goes on, with its copy of all, for a while."""
+        if self.perhaps(0.7) or self.forked:
+            return
+        child = os.fork()
+        if child:
+            self.check(os.waitpid(child, 0)[1] == 0, "a child has failed")
+            return
+        status = 1
+        try:
+            signal.alarm(20 * PATIENCE)
+            self.forked = True
+            for base, _ in self.bases:
+                if self.perhaps(0.8) and not base.closed:
+                    self.attempt(base.reinit)
+            for _ in range(self.draw.randrange(20)):
+                self.step()
+            if self.perhaps(0.5):
+                for base, _ in self.bases:
+                    base.close()
+            for failure in self.failures:
+                traceback.print_exception(failure)
+            status = bool(self.failures)
+        finally:
+            os._exit(status)
+
     def collect(self) -> None:
         gc.collect(self.draw.randrange(3))
 
@@ -363,7 +398,7 @@ class World:
     def new_server(self) -> None:
         base, above = self.some_base()
         server, note = HttpServer(base), self.note(above)
-        server.timeout = self.usual(0.3, 0.01, 5)
+        server.timeout = self.usual(0.1, 0.01, 0.5)
         server.max_body_size = self.usual(200_000, 0, 1000)
         server.set_gencb(self.handle, note)
         server.set_cb("/a", self.handle, note)
@@ -437,7 +472,7 @@ class World:
             elif how == 3:
                 server.set_cb("/a", self.handle, note)
             elif how == 4:
-                server.timeout = self.pick([0.01, 0.05, 5])
+                server.timeout = self.usual(0.1, 0.01, 0.5)
             elif how == 5:
                 server.max_body_size = self.pick([0, 1000, 200_000])
                 server.max_headers_size = self.pick([0, 100, 65536])
@@ -702,7 +737,7 @@ class World:
             dns=dns,
             tls=context,
             server_hostname="localhost" if context else None,
-            timeout=self.usual(0.3, 0.01, 0.05),
+            timeout=self.usual(0.1, 0.01, 0.05),
             retries=self.pick([0, 0, 1, 3]),
             initial_retry=self.pick([0, 0.001]),
             local_address=self.usual(None, "127.0.0.2", "::1"),
@@ -739,7 +774,7 @@ class World:
             elif how == 2:
                 conn.set_closecb(None)
             elif how == 3:
-                conn.timeout = self.usual(0.3, 0.01, 0.05)
+                conn.timeout = self.usual(0.1, 0.01, 0.05)
             elif how == 4:
                 conn.max_body_size = self.usual(None, 0, 10, 100_000)
             elif how == 5:
@@ -916,6 +951,8 @@ class World:
         timer: 4,
         close_base: 1,
         collect: 2,
+        handle_exceptions: 1,
+        fork: 1,
         elsewhere: 2,
         new_server: 2,
         bind: 2,
