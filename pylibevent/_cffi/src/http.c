@@ -544,6 +544,7 @@ struct pyle_http_conn {
     size_t most;               /* of input, that it has a use for */
     int plain;                 /* a socket without TLS, our own */
     int refused;
+    int bounded;               /* its input has had a limit */
     int taken;                 /* take_over() */
     int complete;              /* what is written is not evhttp's own answer */
     int watching;              /* reading goes on while a reply is made */
@@ -900,6 +901,28 @@ static void bound_input(struct pyle_http_conn *c)
         bufferevent_disable(c->bev, EV_READ);
 }
 
+static void refuse(struct pyle_http_conn *c)
+{
+    c->refused = c->s->refuses = 1;
+    event_active(&c->s->adopt_event, EV_TIMEOUT, 1);
+}
+
+/* Libevent does not look whether it got the memory that the first one takes. */
+static void set_most(struct pyle_http_conn *c, size_t most)
+{
+    struct pyle_store store;
+
+    if (c->bounded || !most) {
+        bufferevent_setwatermark(c->bev, EV_READ, 0, most);
+    } else if (pyle_store_fill(&store, 1, 128) == 0) {
+        bufferevent_setwatermark(c->bev, EV_READ, 0, most);
+        pyle_store_close(&store);
+        c->bounded = 1;
+    } else {
+        refuse(c);
+    }
+}
+
 /* evhttp has stopped reading, and its callback for what is read ends the process now. But for the
  * end of the connection, and how much may come until then, somebody has to look. */
 static void watch(struct pyle_http_conn *c)
@@ -913,7 +936,7 @@ static void watch(struct pyle_http_conn *c)
         bufferevent_getcb(c->bev, NULL, &write, &event, &arg);
         bufferevent_setcb(c->bev, NULL, write, event, arg);
         if (c->plain)
-            bufferevent_setwatermark(c->bev, EV_READ, 0, MOST_AHEAD);
+            set_most(c, MOST_AHEAD);
         set_timeouts(c, 0);
         bufferevent_enable(c->bev, EV_READ);
     }
@@ -928,7 +951,7 @@ static void unwatch(struct pyle_http_conn *c)
     event_del(&c->timer);
     if (c->bev) {
         if (c->plain)
-            bufferevent_setwatermark(c->bev, EV_READ, 0, c->bad ? MOST_AHEAD : 0);
+            set_most(c, c->bad ? MOST_AHEAD : 0);
         set_timeouts(c, 1);
     }
 }
@@ -1250,7 +1273,7 @@ static void spoil(struct pyle_http_conn *c, struct evbuffer *input)
     if (c->plain)
         evbuffer_freeze(input, 0);
     if (c->plain)
-        bufferevent_setwatermark(c->bev, EV_READ, 0, MOST_AHEAD);
+        set_most(c, MOST_AHEAD);
     c->bad = 2;
 }
 
@@ -1270,17 +1293,13 @@ static void on_input(struct evbuffer *input, const struct evbuffer_cb_info *info
     }
     if (info->n_added) {
         bound_input(c);
-        if (info->orig_size + info->n_added > c->most) { /* behind a request that evhttp has refused */
-            c->refused = c->s->refuses = 1;
-            event_active(&c->s->adopt_event, EV_TIMEOUT, 1);
-        }
+        if (info->orig_size + info->n_added > c->most) /* behind a request that evhttp has refused */
+            refuse(c);
     }
     if (c->bad) { /* and evhttp should have ended it */
         if (c->bad > 1 && info->n_added && info->orig_size == 0 && !c->r &&
-            evbuffer_get_length(bufferevent_get_output(c->bev)) == 0) {
-            c->refused = c->s->refuses = 1;
-            event_active(&c->s->adopt_event, EV_TIMEOUT, 1);
-        }
+            evbuffer_get_length(bufferevent_get_output(c->bev)) == 0)
+            refuse(c);
         return;
     }
     pyle_scan_drained(&c->scan, info->n_deleted);
