@@ -13,16 +13,19 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import tls
 from common import few_rounds
 from faults import Case, Fault, Faults, build, needs_faults
 
 from pylibevent import (
+    BufferEvent,
     ClosedError,
     EvBuffer,
     EventBase,
     HttpRequest,
     HttpServer,
     HttpServerRequest,
+    TLSContext,
 )
 from pylibevent.wsgi import WSGIServer
 
@@ -200,6 +203,28 @@ def refused(fault: Fault) -> None:
             assert b"400 Bad Request" in got or got == END, got
         with connected(server) as sock:
             assert b"a reply" in answer(server, sock)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> tls.Certificates:
+    return tls.Certificates(tmp_path_factory.mktemp("tls"))
+
+
+def test_no_memory_for_a_connection_with_tls_costs_no_more_than_that(
+    faults: Faults, certificates: tls.Certificates
+) -> None:
+    def case(fault: Fault) -> None:
+        context = TLSContext(server_side=True)
+        context.load_cert_chain(certificates.good)
+        with serving(whole) as server:
+            server.set_bevcb(lambda base: BufferEvent.openssl_socket(base, None, context))
+            held = set(server.base._table)
+            with connected(server), fault.tolerated:
+                few_rounds(server.base)
+            few_rounds(server.base)
+            assert set(server.base._table) == held
+
+    faults.each(case, tolerated=True)
 
 
 @pytest.mark.parametrize("case", [server, bind, settings], ids=lambda case: case.__name__)

@@ -1369,15 +1369,24 @@ static struct bufferevent *on_bevcb(struct event_base *base, void *arg)
         return unusable(base);
     }
     c->input_cb = evbuffer_add_cb(bufferevent_get_input(bev), on_input, c);
-    if (!c->input_cb) {
-        bufferevent_free(bev);
-        pyle_unmake(PYLE_HTTP_CONNS, c);
-        return unusable(base);
-    }
-    pyle_scan_start(&c->scan);
     hold_http(s);
     c->s = s;
     c->refs = 1;
+    if (!c->input_cb) {
+        if (c->tls)
+            pyle_get_tls_hooks()->leave(c->tls);
+        bufferevent_free(bev);
+        c->bev = NULL;
+        if (c->tls) {
+            c->next = s->past;
+            s->past = c;
+            event_active(&s->adopt_event, EV_TIMEOUT, 1);
+        } else {
+            put_conn(c);
+        }
+        return unusable(base);
+    }
+    pyle_scan_start(&c->scan);
     c->bev = bev;
     bufferevent_setcb(bev, NULL, NULL, on_nothing, NULL);
     bufferevent_incref(bev); /* until we know what evhttp makes of it */
