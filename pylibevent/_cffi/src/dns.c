@@ -438,6 +438,18 @@ static void on_reply(int error, char type, int count, int ttl, void *addresses, 
     pyle_lookup_unref(l);
 }
 
+/* on_reply comes, and finds it answered: now, or if there is no memory for that, when evdns is through
+ * with it. Evdns would forget to call, and free the request all the same. */
+static void cancel(struct pyle_lookup *l)
+{
+    struct pyle_store store;
+
+    if (pyle_store_fill(&store, 1, 1024) < 0)
+        return;
+    evdns_cancel_request(l->d->dns, l->request);
+    pyle_store_close(&store);
+}
+
 static void end(struct pyle_lookup *l, int error)
 {
     if (!l->answered) {
@@ -445,7 +457,7 @@ static void end(struct pyle_lookup *l, int error)
         l->error = error;
     }
     if (l->request && l->d->dns)
-        evdns_cancel_request(l->d->dns, l->request); /* on_reply comes, and finds it answered */
+        cancel(l);
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)
@@ -550,7 +562,7 @@ int pyle_lookup_forget(struct pyle_lookup *l)
     }
     event_del(&l->timer);
     if (l->request && l->d->dns && !pb->closed)
-        evdns_cancel_request(l->d->dns, l->request);
+        cancel(l);
     return 0;
 }
 
