@@ -892,6 +892,28 @@ def test_an_exception_where_the_next_part_was_to_be_made_ends_the_connection(
     run_until(lambda: errors == [EVREQ_HTTP_REQUEST_CANCEL])
 
 
+def test_nobody_is_told_after_the_base_was_closed(base: EventBase, server: HttpServer) -> None:
+    kept: list[HttpServerRequest] = []
+    told: list[str] = []
+
+    def close(request: HttpServerRequest, error: HttpError) -> None:
+        told.append("error")
+        base.close()
+
+    def handler(request: HttpServerRequest) -> None:
+        kept.append(request)
+        request.on_error(close)
+        request.on_close(lambda request: told.append("close"))
+
+    server.set_cb("/", handler)
+    with socket.create_connection(server.bound_sockets[0].address) as sock:
+        sock.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        few_rounds(base)
+    few_rounds(base)
+    assert kept[0].closed
+    assert told == ["error"]
+
+
 def test_the_client_gets_a_500_for_a_request_that_was_dropped(
     server: HttpServer, connect: MakeClient, run_until: RunUntil
 ) -> None:
