@@ -245,8 +245,22 @@ int pyle_dns_open(struct pyle_dns *d, int flags)
     return rc;
 }
 
+/* on_reply comes, and finds it answered: now, or if there is no memory for that, when evdns is through
+ * with it or its base is closed. Evdns would forget to call, and free the request all the same. */
+static void cancel(struct pyle_lookup *l)
+{
+    struct pyle_store store;
+
+    if (pyle_store_fill(&store, 1, 1024) < 0)
+        return;
+    evdns_cancel_request(l->d->dns, l->request);
+    pyle_store_close(&store);
+}
+
 int pyle_dns_close(struct pyle_dns *d, int by_base)
 {
+    struct pyle_lookup *l;
+
     if (d->pb->lost)
         return 0;
     if (d->dns && !by_base) {
@@ -255,6 +269,8 @@ int pyle_dns_close(struct pyle_dns *d, int by_base)
             return rc == PYLE_CLOSED ? 0 : rc;
     }
     if (d->dns) {
+        for (l = by_base ? NULL : d->lookups; l; l = l->next)
+            cancel(l);
         d->doomed = d->dns;
         d->dns = NULL;
         clear(d->pb, d->doomed); /* without memory: as evdns has it */
@@ -436,18 +452,6 @@ static void on_reply(int error, char type, int count, int ttl, void *addresses, 
         deliver(l);
     }
     pyle_lookup_unref(l);
-}
-
-/* on_reply comes, and finds it answered: now, or if there is no memory for that, when evdns is through
- * with it. Evdns would forget to call, and free the request all the same. */
-static void cancel(struct pyle_lookup *l)
-{
-    struct pyle_store store;
-
-    if (pyle_store_fill(&store, 1, 1024) < 0)
-        return;
-    evdns_cancel_request(l->d->dns, l->request);
-    pyle_store_close(&store);
 }
 
 static void end(struct pyle_lookup *l, int error)
