@@ -495,6 +495,8 @@ def http_told(slot: int, token: int, what: int, error: int, chunks: int) -> int:
     calls = source._told(what, error, chunks)
     released, entered = what != lib.PYLE_HTTP_CHUNK, True  # noqa: F841
     for function, args in calls:
+        if source.base.closed:  # by one before it
+            break
         try:
             function(source, *args)
         except BaseException as exception:

@@ -1103,6 +1103,8 @@ class HttpServer(Handle):
         bev = callback(self._base, *args)
         if not isinstance(bev, BufferEvent):
             raise TypeError(f"bevcb must return a BufferEvent, not {type(bev).__name__}")
+        if bev.base is not self._base:
+            raise ValueError("evhttp_set_bevcb: a BufferEvent of another EventBase")
         rc = lib.pyle_http_give(bev._ptr)
         if rc < 0 and not self.closed:
             raise ValueError("evhttp_set_bevcb: not a BufferEvent on a socket that is yet to come")

@@ -28,7 +28,7 @@ from .constants import (
 from .dns import AddrInfoResult, DnsBase, DnsRequest, _encoded
 from .errors import CLOSED, INUSE, LibeventError, fail, os_error
 from .event import EventBase
-from .http import HttpRequest
+from .http import HttpRequest, HttpServerRequest
 from .uri import HttpUri
 
 if TYPE_CHECKING:
@@ -379,6 +379,8 @@ class HttpConnection(Handle):
         """
         if not isinstance(request, HttpRequest):
             raise TypeError(f"request must be an HttpRequest, not {type(request).__name__}")
+        if isinstance(request, HttpServerRequest):
+            raise RuntimeError("evhttp_make_request: not a request of a client's")
         kind = _METHODS.get(integer(method, "method"))
         if kind is None:
             raise ValueError(f"method must be one EVHTTP_REQ_*, not {method!r}")

@@ -31,11 +31,13 @@ from pylibevent import (
     EV_TIMEOUT,
     EV_WRITE,
     EVBUF_FS_DISABLE_SENDFILE,
+    EVDNS_BASE_DISABLE_WHEN_INACTIVE,
     EVLOOP_NONBLOCK,
     EVLOOP_ONCE,
     LEV_OPT_CLOSE_ON_FREE,
     LEV_OPT_THREADSAFE,
     BufferEvent,
+    DnsBase,
     EvBuffer,
     Event,
     EventBase,
@@ -457,6 +459,19 @@ def file_segment_cleanup(fault: Fault) -> None:
         both(lambda: segment.add_cleanup_cb(happened.append, 1), fault)
         segment.close()
         assert len(happened) == (1 if fault.raised else 2)
+
+
+def lookup_cancel(fault: Fault) -> None:
+    """While it waits for a nameserver that says nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent, EventBase() as base:
+        silent.bind(("127.0.0.1", 0))
+        with DnsBase(base, EVDNS_BASE_DISABLE_WHEN_INACTIVE) as dns:
+            dns.add_nameserver(silent.getsockname())
+            request = dns.resolve_ipv4("a.example", nothing)
+            few_rounds(base)
+            with fault.tolerated:
+                request.cancel()
+            few_rounds(base)
 
 
 def buffer_add_file_segment(fault: Fault) -> None:
@@ -1075,6 +1090,7 @@ CASES: list[Case] = [
     file_segment,
     file_segment_read_now,
     file_segment_cleanup,
+    lookup_cancel,
     buffer_add_file_segment,
     buffer_readln,
     buffer_reserve,

@@ -453,6 +453,41 @@ def test_errors_are_pages_and_end_the_connection(server: HttpServer, client: Cli
     assert client.end() == b""
 
 
+@pytest.mark.parametrize("at_front", [True, False])
+def test_a_body_that_is_frozen_does_not_go_out(
+    server: HttpServer, client: Client, at_front: bool
+) -> None:
+    def handler(request: HttpServerRequest) -> None:
+        request.output_buffer.add(b"body")
+        request.output_buffer.freeze(at_front)
+        with pytest.raises(LibeventError):
+            request.send_reply(200, None, b", and more")
+        if at_front:
+            for send in (request.send_reply, request.send_reply_start):
+                with pytest.raises(LibeventError):
+                    send(200)
+        request.output_buffer.unfreeze(at_front)
+        request.send_reply(200)
+
+    server.set_gencb(handler)
+    assert client.ask("GET /").body == b"body"
+
+
+def test_an_error_takes_the_place_of_a_body_that_is_frozen(
+    server: HttpServer, client: Client
+) -> None:
+    def handler(request: HttpServerRequest) -> None:
+        request.output_buffer.add(b"body")
+        request.output_buffer.freeze(at_front=True)
+        request.output_buffer.freeze(at_front=False)
+        request.send_error(404)
+
+    server.set_gencb(handler)
+    reply = client.ask("GET /")
+    assert reply.status == 404
+    assert b"Not Found" in reply.body
+
+
 def test_a_reply_may_come_later(server: HttpServer, client: Client, base: EventBase) -> None:
     def handler(request: HttpServerRequest) -> None:
         timer = Timer(base, request.send_reply, 200, "OK", b"later")
@@ -857,6 +892,28 @@ def test_an_exception_where_the_next_part_was_to_be_made_ends_the_connection(
         run_until(lambda: None)
     assert client.end().endswith(b"3\r\nabc\r\n")
     run_until(lambda: errors == [EVREQ_HTTP_REQUEST_CANCEL])
+
+
+def test_nobody_is_told_after_the_base_was_closed(base: EventBase, server: HttpServer) -> None:
+    kept: list[HttpServerRequest] = []
+    told: list[str] = []
+
+    def close(request: HttpServerRequest, error: HttpError) -> None:
+        told.append("error")
+        base.close()
+
+    def handler(request: HttpServerRequest) -> None:
+        kept.append(request)
+        request.on_error(close)
+        request.on_close(lambda request: told.append("close"))
+
+    server.set_cb("/", handler)
+    with socket.create_connection(server.bound_sockets[0].address) as sock:
+        sock.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        few_rounds(base)
+    few_rounds(base)
+    assert kept[0].closed
+    assert told == ["error"]
 
 
 def test_the_client_gets_a_500_for_a_request_that_was_dropped(
@@ -1720,6 +1777,18 @@ def test_a_connection_that_has_no_bufferevent_is_closed(
         "bevcb must return a BufferEvent, not NoneType",
         "evhttp_set_bevcb: not a BufferEvent on a socket that is yet to come",
     ]
+
+
+def test_a_connection_does_not_get_a_bufferevent_of_another_base(
+    server: HttpServer, connect: MakeClient, base: EventBase
+) -> None:
+    raised: list[str] = []
+    base.exception_handler = lambda error, source: raised.append(str(error))
+    server.set_gencb(hello)
+    with EventBase() as other:
+        server.set_bevcb(lambda base: BufferEvent.socket(other))
+        assert connect().end() == b""
+    assert raised == ["evhttp_set_bevcb: a BufferEvent of another EventBase"]
 
 
 @pytest.mark.parametrize("method", ["epoll", "poll", "select"])

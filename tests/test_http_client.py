@@ -58,6 +58,7 @@ from pylibevent import (
     HttpMethod,
     HttpRequest,
     HttpServer,
+    HttpServerRequest,
     LibeventError,
     Listener,
     Timer,
@@ -843,6 +844,22 @@ def test_a_request_is_made_once(base: EventBase) -> None:
         for one in (conn, other):
             with pytest.raises(RuntimeError, match="once"):
                 one.make_request(request)
+
+
+def test_a_request_that_a_server_has_got_is_not_made(base: EventBase, run_until: RunUntil) -> None:
+    def forward(request: HttpServerRequest) -> None:
+        with pytest.raises(RuntimeError, match="client"):
+            conn.make_request(request)
+        assert len(request.output_headers) == 0
+        request.send_reply(200)
+
+    with HttpServer(base) as server:
+        server.set_gencb(forward)
+        with HttpConnection(base, *server.bind("127.0.0.1", 0).address) as conn:
+            request = HttpRequest(lambda _: None)
+            conn.make_request(request)
+            run_until(lambda: request.done)
+            assert request.response_code == 200
 
 
 def test_a_body_that_is_looked_at_is_not_taken(base: EventBase) -> None:

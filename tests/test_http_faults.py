@@ -13,10 +13,20 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import tls
 from common import few_rounds
 from faults import Case, Fault, Faults, build, needs_faults
 
-from pylibevent import EvBuffer, EventBase, HttpRequest, HttpServer, HttpServerRequest
+from pylibevent import (
+    BufferEvent,
+    ClosedError,
+    EvBuffer,
+    EventBase,
+    HttpRequest,
+    HttpServer,
+    HttpServerRequest,
+    TLSContext,
+)
 from pylibevent.wsgi import WSGIServer
 
 if TYPE_CHECKING:
@@ -172,6 +182,51 @@ def gateway(fault: Fault) -> None:
             assert b"a reply, body" in answer(server.http, sock)
 
 
+def kept(fault: Fault) -> None:
+    """Answered later: until then the server looks at what else comes, which is bounded."""
+    requests: list[HttpServerRequest] = []
+    with serving(requests.append) as server, connected(server) as sock:
+        answer(server, sock, fault)
+        for request in requests:
+            with contextlib.suppress(ClosedError):
+                request.send_reply(200)
+        requests.clear()
+        got = answer(server, sock)
+        assert got.startswith(b"HTTP/1.1 200 OK") or got == END, got
+
+
+def refused(fault: Fault) -> None:
+    with serving(whole) as server:
+        with connected(server) as sock:
+            sock.send(b"GET / HTTP/1.1\r\nno header\r\n")
+            got = answer(server, sock, fault)
+            assert b"400 Bad Request" in got or got == END, got
+        with connected(server) as sock:
+            assert b"a reply" in answer(server, sock)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> tls.Certificates:
+    return tls.Certificates(tmp_path_factory.mktemp("tls"))
+
+
+def test_no_memory_for_a_connection_with_tls_costs_no_more_than_that(
+    faults: Faults, certificates: tls.Certificates
+) -> None:
+    def case(fault: Fault) -> None:
+        context = TLSContext(server_side=True)
+        context.load_cert_chain(certificates.good)
+        with serving(whole) as server:
+            server.set_bevcb(lambda base: BufferEvent.openssl_socket(base, None, context))
+            held = set(server.base._table)
+            with connected(server), fault.tolerated:
+                few_rounds(server.base)
+            few_rounds(server.base)
+            assert set(server.base._table) == held
+
+    faults.each(case, tolerated=True)
+
+
 @pytest.mark.parametrize("case", [server, bind, settings], ids=lambda case: case.__name__)
 def test_no_memory_for_a_call_is_told(faults: Faults, case: Case) -> None:
     faults.each(case)
@@ -181,6 +236,8 @@ def test_no_memory_for_a_call_is_told(faults: Faults, case: Case) -> None:
     "case",
     [
         accepted,
+        kept,
+        refused,
         reply_by(whole, b"a reply, body"),
         reply_by(buffer, b"a reply and more"),
         reply_by(parts, b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"),

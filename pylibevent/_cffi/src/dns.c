@@ -245,8 +245,22 @@ int pyle_dns_open(struct pyle_dns *d, int flags)
     return rc;
 }
 
+/* on_reply comes, and finds it answered: now, or if there is no memory for that, when evdns is through
+ * with it or its base is closed. Evdns would forget to call, and free the request all the same. */
+static void cancel(struct pyle_lookup *l)
+{
+    struct pyle_store store;
+
+    if (pyle_store_fill(&store, 1, 1024) < 0)
+        return;
+    evdns_cancel_request(l->d->dns, l->request);
+    pyle_store_close(&store);
+}
+
 int pyle_dns_close(struct pyle_dns *d, int by_base)
 {
+    struct pyle_lookup *l;
+
     if (d->pb->lost)
         return 0;
     if (d->dns && !by_base) {
@@ -255,6 +269,8 @@ int pyle_dns_close(struct pyle_dns *d, int by_base)
             return rc == PYLE_CLOSED ? 0 : rc;
     }
     if (d->dns) {
+        for (l = by_base ? NULL : d->lookups; l; l = l->next)
+            cancel(l);
         d->doomed = d->dns;
         d->dns = NULL;
         clear(d->pb, d->doomed); /* without memory: as evdns has it */
@@ -445,7 +461,7 @@ static void end(struct pyle_lookup *l, int error)
         l->error = error;
     }
     if (l->request && l->d->dns)
-        evdns_cancel_request(l->d->dns, l->request); /* on_reply comes, and finds it answered */
+        cancel(l);
 }
 
 static void on_timer(evutil_socket_t fd, short what, void *arg)
@@ -550,7 +566,7 @@ int pyle_lookup_forget(struct pyle_lookup *l)
     }
     event_del(&l->timer);
     if (l->request && l->d->dns && !pb->closed)
-        evdns_cancel_request(l->d->dns, l->request);
+        cancel(l);
     return 0;
 }
 

@@ -544,6 +544,7 @@ struct pyle_http_conn {
     size_t most;               /* of input, that it has a use for */
     int plain;                 /* a socket without TLS, our own */
     int refused;
+    int bounded;               /* its input has had a limit */
     int taken;                 /* take_over() */
     int complete;              /* what is written is not evhttp's own answer */
     int watching;              /* reading goes on while a reply is made */
@@ -792,13 +793,21 @@ static int promised(struct evhttp_request *req, long long *length)
     return 0;
 }
 
+/* At the front: evhttp would promise what it cannot send. */
+static int is_frozen(struct evbuffer *body)
+{
+    char first;
+
+    return evbuffer_copyout(body, &first, 1) < 0;
+}
+
 /* Headers and the body are where they belong: all goes out. */
 static int send_all(struct pyle_request *r, int code, const char *reason)
 {
     struct evhttp_request *req = r->req;
     size_t n = evbuffer_get_length(req->output_buffer);
     long long length;
-    int rc = promised(req, &length);
+    int rc = is_frozen(req->output_buffer) ? PYLE_FAIL : promised(req, &length);
 
     if (rc < 0)
         return rc;
@@ -828,6 +837,8 @@ static int send_error(struct pyle_request *r, int code, const char *reason)
     int rc = PYLE_NOMEM;
 
     evhttp_clear_headers(req->output_headers);
+    evbuffer_unfreeze(page, 0);
+    evbuffer_unfreeze(page, 1);
     evbuffer_drain(page, evbuffer_get_length(page));
     if (escaped &&
         evbuffer_add_printf(page,
@@ -890,6 +901,28 @@ static void bound_input(struct pyle_http_conn *c)
         bufferevent_disable(c->bev, EV_READ);
 }
 
+static void refuse(struct pyle_http_conn *c)
+{
+    c->refused = c->s->refuses = 1;
+    event_active(&c->s->adopt_event, EV_TIMEOUT, 1);
+}
+
+/* Libevent does not look whether it got the memory that the first one takes. */
+static void set_most(struct pyle_http_conn *c, size_t most)
+{
+    struct pyle_store store;
+
+    if (c->bounded || !most) {
+        bufferevent_setwatermark(c->bev, EV_READ, 0, most);
+    } else if (pyle_store_fill(&store, 1, 128) == 0) {
+        bufferevent_setwatermark(c->bev, EV_READ, 0, most);
+        pyle_store_close(&store);
+        c->bounded = 1;
+    } else {
+        refuse(c);
+    }
+}
+
 /* evhttp has stopped reading, and its callback for what is read ends the process now. But for the
  * end of the connection, and how much may come until then, somebody has to look. */
 static void watch(struct pyle_http_conn *c)
@@ -903,7 +936,7 @@ static void watch(struct pyle_http_conn *c)
         bufferevent_getcb(c->bev, NULL, &write, &event, &arg);
         bufferevent_setcb(c->bev, NULL, write, event, arg);
         if (c->plain)
-            bufferevent_setwatermark(c->bev, EV_READ, 0, MOST_AHEAD);
+            set_most(c, MOST_AHEAD);
         set_timeouts(c, 0);
         bufferevent_enable(c->bev, EV_READ);
     }
@@ -918,7 +951,7 @@ static void unwatch(struct pyle_http_conn *c)
     event_del(&c->timer);
     if (c->bev) {
         if (c->plain)
-            bufferevent_setwatermark(c->bev, EV_READ, 0, c->bad ? MOST_AHEAD : 0);
+            set_most(c, c->bad ? MOST_AHEAD : 0);
         set_timeouts(c, 1);
     }
 }
@@ -1240,7 +1273,7 @@ static void spoil(struct pyle_http_conn *c, struct evbuffer *input)
     if (c->plain)
         evbuffer_freeze(input, 0);
     if (c->plain)
-        bufferevent_setwatermark(c->bev, EV_READ, 0, MOST_AHEAD);
+        set_most(c, MOST_AHEAD);
     c->bad = 2;
 }
 
@@ -1260,17 +1293,13 @@ static void on_input(struct evbuffer *input, const struct evbuffer_cb_info *info
     }
     if (info->n_added) {
         bound_input(c);
-        if (info->orig_size + info->n_added > c->most) { /* behind a request that evhttp has refused */
-            c->refused = c->s->refuses = 1;
-            event_active(&c->s->adopt_event, EV_TIMEOUT, 1);
-        }
+        if (info->orig_size + info->n_added > c->most) /* behind a request that evhttp has refused */
+            refuse(c);
     }
     if (c->bad) { /* and evhttp should have ended it */
         if (c->bad > 1 && info->n_added && info->orig_size == 0 && !c->r &&
-            evbuffer_get_length(bufferevent_get_output(c->bev)) == 0) {
-            c->refused = c->s->refuses = 1;
-            event_active(&c->s->adopt_event, EV_TIMEOUT, 1);
-        }
+            evbuffer_get_length(bufferevent_get_output(c->bev)) == 0)
+            refuse(c);
         return;
     }
     pyle_scan_drained(&c->scan, info->n_deleted);
@@ -1340,15 +1369,24 @@ static struct bufferevent *on_bevcb(struct event_base *base, void *arg)
         return unusable(base);
     }
     c->input_cb = evbuffer_add_cb(bufferevent_get_input(bev), on_input, c);
-    if (!c->input_cb) {
-        bufferevent_free(bev);
-        pyle_unmake(PYLE_HTTP_CONNS, c);
-        return unusable(base);
-    }
-    pyle_scan_start(&c->scan);
     hold_http(s);
     c->s = s;
     c->refs = 1;
+    if (!c->input_cb) {
+        if (c->tls)
+            pyle_get_tls_hooks()->leave(c->tls);
+        bufferevent_free(bev);
+        c->bev = NULL;
+        if (c->tls) {
+            c->next = s->past;
+            s->past = c;
+            event_active(&s->adopt_event, EV_TIMEOUT, 1);
+        } else {
+            put_conn(c);
+        }
+        return unusable(base);
+    }
+    pyle_scan_start(&c->scan);
     c->bev = bev;
     bufferevent_setcb(bev, NULL, NULL, on_nothing, NULL);
     bufferevent_incref(bev); /* until we know what evhttp makes of it */
@@ -1529,13 +1567,17 @@ static int enter_reply(struct pyle_request *r, int begun)
 int pyle_http_reply(struct pyle_request *r, int code, const char *reason, size_t n_reason,
                     const void *data, size_t n)
 {
+    struct evbuffer *body;
     int rc = enter_reply(r, 0);
 
     if (rc < 0)
         return rc;
+    body = r->req->output_buffer;
     if (code < 200 || code > 999 || !is_value(reason, n_reason))
         rc = PYLE_RANGE;
-    else if (n > 0 && evbuffer_add(r->req->output_buffer, data, n) < 0)
+    else if (is_frozen(body) || (n > 0 && evbuffer_commit_space(body, NULL, 0) < 0))
+        rc = PYLE_FAIL;
+    else if (n > 0 && evbuffer_add(body, data, n) < 0)
         rc = PYLE_NOMEM;
     else
         rc = send_all(r, code, reason);
@@ -1608,7 +1650,8 @@ int pyle_http_start(struct pyle_request *r, int code, const char *reason, size_t
     req = r->req;
     if ((code < 200 && code != 101) || code > 999 || !is_value(reason, n_reason))
         return pyle_request_leave(r, PYLE_RANGE);
-    if ((rc = promised(req, &r->left)) < 0)
+    rc = is_frozen(req->output_buffer) ? PYLE_FAIL : promised(req, &r->left);
+    if (rc < 0)
         return pyle_request_leave(r, rc);
     if (evbuffer_get_length(req->output_buffer) > 0) { /* evhttp would send that outside of any chunk */
         first = evbuffer_new();
