@@ -209,6 +209,16 @@ def test_a_connect_that_is_refused_has_an_errno_and_no_tls_error(
 # ---- what is known of a connection ----
 
 
+def test_an_event_that_the_program_triggers_is_no_handshake(
+    base: EventBase, run_until: RunUntil, sockets: Sockets, certs: Certificates
+) -> None:
+    log = client_on(base, sockets[0], certs)
+    log.bev.trigger_event(BEV_EVENT_CONNECTED)
+    run_until(lambda: log.connected)
+    assert log.bev.tls is None
+    log.bev.close()
+
+
 def test_tls_tells_what_was_agreed_on(
     base: EventBase, run_until: RunUntil, sockets: Sockets, certs: Certificates
 ) -> None:

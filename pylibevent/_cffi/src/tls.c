@@ -25,7 +25,7 @@ struct pyle_tls {
     int refs;                  /* Python's, and the bufferevent's */
     int slot;
     long long token;
-    signed char server, connected, failed, dirty, told, ended;
+    signed char server, shaken, connected, failed, dirty, told, ended;
     signed char early;         /* why is of an end that 1: libevent has yet to meet, 2: it has met */
     struct pyle_tls_why why;
 };
@@ -310,6 +310,15 @@ void pyle_ctx_set_sni(SSL_CTX *ctx, int on)
 
 /* ---- connections ---- */
 
+static void on_progress(const SSL *ssl, int where, int ret)
+{
+    struct pyle_tls *tls = SSL_get_app_data(ssl);
+
+    (void)ret;
+    if (where & SSL_CB_HANDSHAKE_DONE)
+        tls->shaken = 1;
+}
+
 struct pyle_tls *pyle_tls_new(SSL_CTX *ctx, int server, struct pyle_base *pb, long long token)
 {
     struct pyle_tls *tls = calloc(1, sizeof(*tls));
@@ -328,6 +337,7 @@ struct pyle_tls *pyle_tls_new(SSL_CTX *ctx, int server, struct pyle_base *pb, lo
     tls->token = token;
     tls->server = (signed char)server;
     SSL_set_app_data(tls->ssl, tls);
+    SSL_set_info_callback(tls->ssl, on_progress);
     return tls;
 }
 
@@ -586,7 +596,7 @@ static int event(struct pyle_tls *tls, struct bufferevent *bev, int what, int er
 
     if (tls->early && (what & (BEV_EVENT_ERROR | BEV_EVENT_EOF)))
         tls->early = 2;
-    if (what & BEV_EVENT_CONNECTED)
+    if (what & BEV_EVENT_CONNECTED && tls->shaken) /* anybody may trigger that event */
         tls->connected = 1;
     if (what & BEV_EVENT_ERROR) {
         if (tls->ended)
