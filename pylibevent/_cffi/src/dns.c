@@ -914,7 +914,7 @@ int pyle_query_add(struct pyle_query *q, int section, const char *name, int type
     if (size > MAX_REPLY)
         return PYLE_SMALL;
     if (evdns_server_request_add_reply(q->request, section, name, type, cls, ttl, length, is_name,
-                                       data) < 0)
+                                       is_name || length > 0 ? data : NULL) < 0) /* malloc(0) fails it */
         return PYLE_FAIL;
     q->size = size;
     return 0;
