@@ -500,6 +500,15 @@ def test_closing_ends_what_is_under_way_with_shutdown(dns: DnsBase) -> None:
         dns.resolve_ipv4("www.example", got.append)
 
 
+def test_to_cancel_what_closing_has_ended_does_nothing(dns: DnsBase) -> None:
+    got: list[Any] = []
+    request = dns.resolve_ipv4("silent.example", got.append)
+    dns.close()
+    request.cancel()
+    few_until(dns, got, 1)
+    assert codes(got) == [DNS_ERR_SHUTDOWN]
+
+
 def test_closing_without_fail_requests_calls_nobody_back(dns: DnsBase) -> None:
     got: list[Any] = []
     request = dns.resolve_ipv4("silent.example", got.append)

@@ -527,7 +527,10 @@ int pyle_lookup_wait(struct pyle_lookup *l, double seconds)
 
 int pyle_lookup_end(struct pyle_lookup *l, int error)
 {
-    CHECK(l->d);
+    int rc = check(l->d->pb, 1); /* its evdns_base may be closed: then it is answered */
+
+    if (rc < 0)
+        return rc;
     if (l->over || l->answered)
         return 0;
     end(l, error);
