@@ -212,11 +212,18 @@ def test_a_connect_that_is_refused_has_an_errno_and_no_tls_error(
 def test_an_event_that_the_program_triggers_is_no_handshake(
     base: EventBase, run_until: RunUntil, sockets: Sockets, certs: Certificates
 ) -> None:
-    log = client_on(base, sockets[0], certs)
-    log.bev.trigger_event(BEV_EVENT_CONNECTED)
-    run_until(lambda: log.connected)
-    assert log.bev.tls is None
-    log.bev.close()
+    client, server = client_on(base, sockets[0], certs), server_on(base, sockets[1], certs)
+    run_until(lambda: client.connected and server.connected)
+    ours, theirs = socket.socketpair()
+    other = client_on(base, ours, certs)
+    other.bev.trigger_event(BEV_EVENT_CONNECTED)
+    run_until(lambda: other.connected)
+    assert other.bev.tls is None
+    client.bev.write(b"hello")
+    run_until(lambda: server.data == b"hello")
+    for log in (client, server, other):
+        log.bev.close()
+    theirs.close()
 
 
 def test_tls_tells_what_was_agreed_on(

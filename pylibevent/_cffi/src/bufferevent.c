@@ -602,7 +602,7 @@ static short on_tls_event(struct pyle_bev *pv, struct bufferevent *bev, short wh
     what = (short)tls_hooks->event(pv->tls, bev, what, *error);
     if ((what & BEV_EVENT_ERROR) == 0)
         *error = 0;
-    if (what & BEV_EVENT_CONNECTED) {
+    if ((what & BEV_EVENT_CONNECTED) && tls_hooks->connected(pv->tls)) {
         pv->shaking = 0;
         if (pv->is_socket) {
             hook_tls(&bev->ev_read, on_tls_readable, &tls_reads, bev);

@@ -623,7 +623,8 @@ static void no_ahead(struct pyle_tls *tls)
 const struct pyle_tls_hooks *pyle_tls_hooks(void)
 {
     static const struct pyle_tls_hooks hooks = {open_on, leave, release, notify,
-                                                pending, take,  event,   no_ahead};
+                                                pending, take,  event,   pyle_tls_connected,
+                                                no_ahead};
 
     return &hooks;
 }
