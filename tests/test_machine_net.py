@@ -95,6 +95,25 @@ SETTINGS: dict[str, list[Any]] = {
     "getaddrinfo-allow-skew": [0.01, 3],
     "so-rcvbuf": [1, 100_000],
 }
+# What is done more often than else, and what there is from the start, in some of the programs.
+THEMES: dict[str, tuple[str, str]] = {
+    "names": (
+        "new_port new_dns add_nameserver look_up cancel reply_late answer_by_hand nameservers",
+        "new_port new_deaf new_dns add_nameserver add_nameserver look_up look_up",
+    ),
+    "hosts": (
+        "new_port new_dns add_nameserver new_listener connect connect_again finish",
+        "new_port new_dns add_nameserver new_listener connect connect connect",
+    ),
+    "tls": (
+        "new_tls new_relayed carry new_hostile peer new_tls_pair write read adjust finish",
+        "new_tls new_relayed new_tls_pair",
+    ),
+    "coroutines": (
+        "new_server new_client new_waiter cancel_task meddle_with_stream later",
+        "new_server new_server run new_client new_client new_client",
+    ),
+}
 # What a step may raise whatever is closed; a tuple's second one is a part of the text.
 REFUSALS: list[tuple[type[Exception], str]] = [
     (RuntimeError, "the loop is running already"),
@@ -194,6 +213,8 @@ class Files:
         ):
             self.hosts.append(folder / f"hosts{i}")
             self.hosts[-1].write_text(text, "latin-1")
+        self.file = folder / "pattern"
+        self.file.write_bytes(PATTERN)
         self.servers = [TLSContext.server(self.certs.good) for _ in range(3)]
         self.servers[1].maximum_version = ssl.TLSVersion.TLSv1_2
         self.clients = [TLSContext.client(cafile=self.certs.cafile) for _ in range(2)]
@@ -224,19 +245,25 @@ class Program:
         self.files = files
         self.failures: list[BaseException] = []
         self.depth = self.calls = 0
-        self.wild = self.rng.choice([0.0, 0.02, 0.1, 0.3])  # how often a callback does something
+        self.wild = self.rng.choice([0.0, 0.05, 0.2, 0.6])  # how often a callback does something
         self.raising = self.rng.choice([0.0, 0.0, 0.02, 0.1])
         self.deadly = self.rng.choice([0, 1, 3])  # how often things are closed
         weights = [w if w > 0 else -w * self.deadly for w, _ in steps]
         only = self.rng.random() < 0.5
         self.weights = [w * (self.rng.choice([0, 1, 3]) if only else 1) for w in weights]
+        self.names = [name for _, name in steps]
+        self.themes = self.rng.sample(sorted(THEMES), self.rng.choice([0, 1, 1, 2]))
+        for theme in self.themes:
+            for name in THEMES[theme][0].split():
+                self.weights[self.names.index(name)] += 20
         if not any(self.weights):
             self.weights = weights
-        self.names = [name for _, name in steps]
         self.base = EventBase()
+        if self.rng.random() < 0.1:
+            self.base.priority_init(3)
         self.over = False
         self.loop: aio.EventLoop | None = None
-        if self.rng.random() < 0.6:
+        if self.rng.random() < (0.9 if "coroutines" in self.themes else 0.5):
             self.loop = aio.EventLoop(self.base)
             self.loop.set_exception_handler(self.on_loop_exception)
             self.loop.set_debug(self.rng.random() < 0.1)
@@ -254,6 +281,7 @@ class Program:
         self.tasks: list[asyncio.Task[Any]] = []
         self.streams: list[tuple[Any, Any]] = []
         self.servers: list[aio.Server] = []
+        self.views: list[memoryview] = []
         self.sessions: list[tuple[Any, Any]] = []
         self.waiting: list[tuple[Note, Note]] = []  # look-ups that have to be answered, and whose
         self.kinds: list[list[Any]] = [
@@ -299,9 +327,9 @@ class Program:
 
     # -- doing something --
 
-    def act(self) -> None:
+    def act(self, name: str | None = None) -> None:
         """One step; what it may raise by the documentation is nothing to worry about."""
-        name = self.rng.choices(self.names, self.weights)[0]
+        name = name or self.rng.choices(self.names, self.weights)[0]
         try:
             getattr(self, name)()
         except (Boom, Quit):
@@ -882,6 +910,35 @@ class Program:
                 break
         first.partner, second.partner = second, first
 
+    @step(4)
+    def new_tls_pair(self) -> None:
+        """TLS on top of both ends, and perhaps once more."""
+        with self.using():
+            if self.chance(0.5):
+                pair = BufferEvent.pair(self.base, self.rng.choice(OPTIONS))
+            else:
+                ours, theirs = self.sockets()
+                with ours, theirs:
+                    one = BufferEvent.socket(self.base, ours)
+                    pair = one, BufferEvent.socket(self.base, theirs)
+            below: tuple[Note, Note] = Note(), Note()
+            if self.chance(0.3):
+                pair[0].write(b"in clear")
+                self.base.loop(EVLOOP_NONBLOCK)
+                pair[1].read()
+            notes = below
+            for _ in range(self.rng.choice([1, 1, 1, 2, 3])):
+                notes = self.ends()
+                for i, note in enumerate(notes):
+                    note.below = below[i]
+                    self.keep(self.bevs, Held(pair[i], below[i]))
+                    self.over_tls(pair[i], i == 1, note)
+                below, held = notes, {one.note: one.it for one in self.bevs}
+                if notes[0] not in held or notes[1] not in held:
+                    return
+                pair = held[notes[0]], held[notes[1]]
+            notes[0].partner, notes[1].partner = notes[1], notes[0]
+
     @step(2)
     def new_filter(self) -> None:
         if one := self.pick(self.bevs):
@@ -960,6 +1017,38 @@ class Program:
     def read(self) -> None:
         if one := self.pick(self.bevs):
             self.read_some(one, 0.5)
+
+    @step(4)
+    def move(self) -> None:
+        """Other ways in and out."""
+        one, other = self.pick(self.bevs), self.pick(self.bevs)
+        if one is None:
+            return
+        what = self.rng.randrange(6)
+        with self.using(one, other), contextlib.suppress(LibeventError, BufferError):
+            if what < 2:
+                one.note.out.whole = other.note.into.whole = False
+                one.it.write_buffer(other.it.input)
+            elif what == 2:
+                buf = EvBuffer()
+                one.it.read_buffer(buf)
+                one.note.into.got(bytes(buf))
+            elif what == 3:
+                self.views += one.it.input.peek(self.size())
+            elif what == 4:
+                start, n = one.note.out.written % PERIOD, self.size()
+                one.note.out.next(n)
+                try:
+                    with open(self.files.file, "rb") as file:
+                        one.it.output.add_file(file, start, n)
+                except BaseException:
+                    one.note.out.whole = False
+                    raise
+            else:
+                one.note.out.whole = False
+                one.it.output.drain(self.size())
+        if self.chance(0.5):
+            self.views.clear()
 
     @step(10)
     def adjust(self) -> None:
@@ -1223,6 +1312,7 @@ class Program:
 
     def end(self) -> None:
         how = self.rng.randrange(4)
+        self.views.clear()
         if how < 2 and not self.base.closed:
             self.settle()
         if how == 1:
@@ -1249,6 +1339,9 @@ class Program:
         self.files.servers[2].sni_callback = None
 
     def play(self) -> None:
+        for theme in self.themes:
+            for name in THEMES[theme][1].split():
+                self.act(name)
         for _ in range(self.rng.choice([20, 60, 120])):
             self.depth = 0
             self.act()
