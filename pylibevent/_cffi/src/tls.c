@@ -25,7 +25,7 @@ struct pyle_tls {
     int refs;                  /* Python's, and the bufferevent's */
     int slot;
     long long token;
-    signed char server, shaken, connected, failed, dirty, told, ended;
+    signed char server, asking, shaken, connected, failed, dirty, told, ended;
     signed char early;         /* why is of an end that 1: libevent has yet to meet, 2: it has met */
     struct pyle_tls_why why;
 };
@@ -290,7 +290,9 @@ static int on_server_name(SSL *ssl, int *alert, void *arg)
     if (!pb || tls->told)
         return SSL_TLSEXT_ERR_OK;
     services->before();
+    tls->asking = 1;
     answer = pyle_py_sni(tls->slot, tls->token, SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name));
+    tls->asking = 0;
     if (answer == PYLE_RETRY || answer == PYLE_ERROR)
         services->raise(pb);
     services->after(pb);
@@ -615,6 +617,11 @@ static int event(struct pyle_tls *tls, struct bufferevent *bev, int what, int er
     return what;
 }
 
+static int asking(struct pyle_tls *tls)
+{
+    return tls->asking;
+}
+
 static void no_ahead(struct pyle_tls *tls)
 {
     SSL_set_read_ahead(tls->ssl, 0);
@@ -624,7 +631,7 @@ const struct pyle_tls_hooks *pyle_tls_hooks(void)
 {
     static const struct pyle_tls_hooks hooks = {open_on, leave, release, notify,
                                                 pending, take,  event,   pyle_tls_connected,
-                                                no_ahead};
+                                                asking, no_ahead};
 
     return &hooks;
 }
