@@ -377,7 +377,8 @@ class Program:
 
     def on_loop_exception(self, _loop: Any, context: dict[str, Any]) -> None:
         exception = context.get("exception")
-        if exception is None or isinstance(exception, (Boom, Quit, ClosedError, OSError)):
+        # EOFError, ValueError: of a read that timed out as it ended
+        if exception is None or isinstance(exception, (Boom, Quit, OSError, EOFError, ValueError)):
             return
         self.failures.append(exception)
 
@@ -931,6 +932,7 @@ class Program:
                 notes = self.ends()
                 for i, note in enumerate(notes):
                     note.below = below[i]
+                    below[i].out.whole = below[i].into.whole = False
                     self.keep(self.bevs, Held(pair[i], below[i]))
                     self.over_tls(pair[i], i == 1, note)
                 below, held = notes, {one.note: one.it for one in self.bevs}

@@ -532,7 +532,7 @@ static struct pyle_bev *tls_behind(struct bufferevent *bev)
                                         : pyle_bev_behind(bev);
 }
 
-static void on_tls_written(struct bufferevent *bev)
+static void on_tls_written(struct bufferevent *bev, int was_armed)
 {
     struct pyle_bev *pv = tls_behind(bev);
 
@@ -541,7 +541,7 @@ static void on_tls_written(struct bufferevent *bev)
     if (pv->finishing == 1)
         on_write(bev, pv);
     else if (evbuffer_get_length(bufferevent_get_output(bev)) > 0 && !IS_ARMED(&bev->ev_write) &&
-             (bev->enabled & EV_WRITE))
+             !was_armed && (bev->enabled & EV_WRITE) && !tls_hooks->dead(pv->tls))
         bufferevent_enable(bev, EV_WRITE); /* write_soon() has not armed it */
 }
 
@@ -549,8 +549,8 @@ static void on_tls_written(struct bufferevent *bev)
  * is not armed by libevent, which costs three system calls. */
 static void write_soon(struct pyle_bev *pv, struct bufferevent *bev, size_t n)
 {
-    if (pv->tls && pv->is_socket && !pv->shaking && n > 0 && pyle_here == pv->pb && pyle_depth > 0 &&
-        (bev->enabled & EV_WRITE) && evbuffer_get_length(bufferevent_get_output(bev)) == 0 &&
+    if (pv->tls && pv->is_socket && !pv->shaking && !tls_hooks->dead(pv->tls) && n > 0 &&
+        pyle_here == pv->pb && pyle_depth > 0 && (bev->enabled & EV_WRITE) && evbuffer_get_length(bufferevent_get_output(bev)) == 0 &&
         !IS_ARMED(&bev->ev_write))
         event_active(&bev->ev_write, EV_WRITE, 1);
 }
@@ -609,11 +609,13 @@ static void on_tls_readable(evutil_socket_t fd, short what, void *arg)
 static void on_tls_writable(evutil_socket_t fd, short what, void *arg)
 {
     struct bufferevent *bev = arg;
+    int was_armed;
 
     bufferevent_incref(bev);
     bufferevent_lock(bev);
+    was_armed = IS_ARMED(&bev->ev_write);
     tls_writes(fd, what, arg);
-    on_tls_written(bev);
+    on_tls_written(bev, was_armed); /* if it was, and is no more, writing has failed */
     bufferevent_unlock(bev);
     bufferevent_decref(bev);
 }

@@ -25,7 +25,7 @@ struct pyle_tls {
     int refs;                  /* Python's, and the bufferevent's */
     int slot;
     long long token;
-    signed char server, asking, shaken, connected, failed, dirty, told, ended;
+    signed char server, asking, shaken, connected, failed, dead, dirty, told, ended;
     signed char early;         /* why is of an end that 1: libevent has yet to meet, 2: it has met */
     struct pyle_tls_why why;
 };
@@ -601,6 +601,7 @@ static int event(struct pyle_tls *tls, struct bufferevent *bev, int what, int er
     if (what & BEV_EVENT_CONNECTED && tls->shaken) /* anybody may trigger that event */
         tls->connected = 1;
     if (what & BEV_EVENT_ERROR) {
+        tls->dead = 1;
         if (tls->ended)
             return what & ~(BEV_EVENT_ERROR | about); /* the socket's end, after the stream's */
         note(tls, bev, error);
@@ -617,6 +618,11 @@ static int event(struct pyle_tls *tls, struct bufferevent *bev, int what, int er
     return what;
 }
 
+static int dead(struct pyle_tls *tls)
+{
+    return tls->dead;
+}
+
 static int asking(struct pyle_tls *tls)
 {
     return tls->asking;
@@ -631,7 +637,7 @@ const struct pyle_tls_hooks *pyle_tls_hooks(void)
 {
     static const struct pyle_tls_hooks hooks = {open_on, leave, release, notify,
                                                 pending, take,  event,   pyle_tls_connected,
-                                                asking, no_ahead};
+                                                dead, asking, no_ahead};
 
     return &hooks;
 }
