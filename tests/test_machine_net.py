@@ -377,8 +377,8 @@ class Program:
 
     def on_loop_exception(self, _loop: Any, context: dict[str, Any]) -> None:
         exception = context.get("exception")
-        # EOFError, ValueError: of a read that timed out as it ended
-        if exception is None or isinstance(exception, (Boom, Quit, OSError, EOFError, ValueError)):
+        reads = EOFError, ValueError, asyncio.LimitOverrunError  # of one that timed out as it ended
+        if exception is None or isinstance(exception, (Boom, Quit, OSError, *reads)):
             return
         self.failures.append(exception)
 
