@@ -433,7 +433,9 @@ class Program:
                     request.add_a("other.example", "127.0.0.1", 2**31 - 1)
                 elif what == 2:
                     data = rng.randbytes(rng.choice([0, 3, 5, 17, 300]))
-                    request.add_reply(rng.randrange(3), name, rng.choice([1, 28, 12, 16]), 1, 0, data)
+                    request.add_reply(
+                        rng.randrange(3), name, rng.choice([1, 28, 12, 16]), 1, 0, data
+                    )
                 elif what == 3:
                     request.add_a(name, ["127.0.0.1"] * rng.randrange(20))
                 else:
@@ -735,7 +737,9 @@ class Program:
                 answer[6:8] = struct.pack(">H", n)
                 kind = data[-4:]
                 for _ in range(min(n, 40)):
-                    answer += rng.choice([b"\xc0\x0c", b"\xc0\xff", b"\x01a\x00", bytes(answer[12:20])])
+                    answer += rng.choice(
+                        [b"\xc0\x0c", b"\xc0\xff", b"\x01a\x00", bytes(answer[12:20])]
+                    )
                     length = rng.choice([0, 4, 16, 5, 500])
                     answer += kind + struct.pack(">IH", 60, length)
                     answer += rng.randbytes(rng.choice([length, length, 2]))
@@ -754,7 +758,9 @@ class Program:
                 sock = self.pick(self.deaf)
                 if sock is None or len(one.it.address) > 2:
                     return
-                header = struct.pack(">6H", rng.randrange(65536), 256, rng.choice([0, 1, 3]), 0, 0, 0)
+                header = struct.pack(
+                    ">6H", rng.randrange(65536), 256, rng.choice([0, 1, 3]), 0, 0, 0
+                )
                 question = b"\x01a\x07example\x00" + struct.pack(">HH", rng.choice([1, 255, 16]), 1)
                 data = header + question * rng.randrange(3) + rng.randbytes(rng.randrange(3))
                 sock.sendto(data[: rng.choice([5, 12, 20, 500])], one.it.address)
@@ -860,7 +866,11 @@ class Program:
             sock, _ = peer
             what = self.rng.randrange(7)
             if what < 3:
-                records = [b"\x16\x03\x01\x02\x00\x01", b"\x15\x03\x03\x00\x02\x02\x28", b"\x16\x03\x03"]
+                records = [
+                    b"\x16\x03\x01\x02\x00\x01",
+                    b"\x15\x03\x03\x00\x02\x02\x28",
+                    b"\x16\x03\x03",
+                ]
                 sock.send(self.rng.choice([*records, self.rng.randbytes(self.size())]))
             elif what < 5:
                 sock.recv(100_000)
@@ -1220,11 +1230,8 @@ class Program:
 
     async def wait_for_it(self) -> None:
         assert self.loop is not None
-        if peer := self.pick(self.peers):
-            sock = peer[0].dup()
-        else:
-            sock = socket.socket()
-        with sock:
+        peer = self.pick(self.peers)
+        with peer[0].dup() if peer else socket.socket() as sock:
             what = self.rng.choice([EV_READ, EV_WRITE])
             await aio.wait_event(self.loop, sock, what, self.rng.choice(SHORT))
 
@@ -1366,7 +1373,8 @@ def play(seed: int, files: Files) -> None:
     hook, sys.unraisablehook = sys.unraisablehook, on_unraisable
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "unclosed <EventBase", ResourceWarning)
+            # A socket may be found before the coroutine that would close it.
+            warnings.filterwarnings("ignore", "unclosed <(EventBase|socket)", ResourceWarning)
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             program = Program(seed, files)
             try:
