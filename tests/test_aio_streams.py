@@ -674,7 +674,7 @@ def test_a_base_is_closed_after_its_loop_whatever_was_waited_for(
         sockets[1].send(b"x")
         base.loop(EVLOOP_NONBLOCK)
     assert not task.done()
-    task.get_coro().close()  # type: ignore[union-attr]
+    task.get_coro().close()
 
 
 # ---- TLS ----

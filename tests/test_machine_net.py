@@ -1223,7 +1223,7 @@ class Program:
             self.loop, address, tls=tls, server_hostname="localhost" if tls else None, limit=100
         )
         if self.chance(0.3):
-            work = asyncio.wait_for(work, self.rng.choice(SHORT))  # type: ignore[assignment]
+            work = asyncio.wait_for(work, self.rng.choice(SHORT))
         reader, writer = await work
         self.keep(self.streams, (reader, writer))
         await self.talk(reader, writer)
