@@ -1201,7 +1201,8 @@ class Program:
 
     def serve_at_once(self, reader: Any, writer: Any) -> None:
         self.call()
-        writer.write(b"hello\n")
+        with contextlib.suppress(ClosedError):
+            writer.write(b"hello\n")
         if self.chance(0.5):
             writer.close()
         self.keep(self.streams, (reader, writer))
