@@ -481,7 +481,7 @@ class Program:
 
     def on_sni(self, _bev: BufferEvent, _name: str | None, _context: TLSContext) -> Any:
         self.call()
-        return self.rng.choice([None, None, self.files.servers[0], 80, 112])
+        return self.rng.choice([None] * 5 + [self.files.servers[0]] * 3 + [80, 112])
 
     def on_accept(self, listener: Listener, fd: int, _address: Any, note: Note) -> None:
         self.call(note)  # if it raises, fd is libevent's to close
@@ -684,7 +684,7 @@ class Program:
                 else:
                     family = self.rng.choice([0, socket.AF_INET, socket.AF_INET6])
                     host = self.rng.choice([None, "", "127.0.0.1", "::1", name, name, name, name])
-                    port = self.rng.choice([80, "http", "nosuchport"])
+                    port = self.rng.choice([80, 80, 80, "http", "nosuchport"])
                     args = host, port, self.on_lookup, note
                     flags = self.rng.choice([0, socket.AI_CANONNAME, socket.AI_PASSIVE])
                     it = one.it.getaddrinfo(*args, family=family, flags=flags, timeout=timeout)
@@ -780,7 +780,7 @@ class Program:
         context = self.server_context() if server_side else rng.choice(self.files.clients)
         values: dict[str, Any] = {"options": rng.choice(OPTIONS)}
         if not server_side:
-            values["server_hostname"] = rng.choice(["localhost"] * 5 + ["other.example"])
+            values["server_hostname"] = rng.choice(["localhost"] * 12 + ["other.example"])
             sessions = [session for of, session in self.sessions if of is context]
             if sessions and self.chance(0.5):
                 values["session"] = rng.choice(sessions)
