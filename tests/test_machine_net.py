@@ -472,10 +472,10 @@ class Program:
         self.call(note)
         if kind == 0:
             return BEV_ERROR
-        n = min(len(src), kind if limit < 0 else min(kind, limit))
-        if not n:
-            return BEV_NEED_MORE
         with contextlib.suppress(ClosedError):
+            n = min(len(src), kind if limit < 0 else min(kind, limit))
+            if not n:
+                return BEV_NEED_MORE
             dst.add(src.remove(n))
         return BEV_OK
 
@@ -919,6 +919,8 @@ class Program:
             if other.note is one.note.partner:
                 self.onto(other, True, second)
                 break
+        else:  # somebody else talks TLS there, if anybody
+            first.out.whole = first.into.whole = False
         first.partner, second.partner = second, first
 
     @step(4)
