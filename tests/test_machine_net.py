@@ -125,6 +125,7 @@ REFUSALS: list[tuple[type[Exception], str]] = [
     (RecursionError, "too deep"),
     (ValueError, "THREADSAFE"),
     (BufferError, "in the middle of a move"),
+    (BufferError, "a memoryview of this buffer is out"),
 ]
 
 
