@@ -503,8 +503,10 @@ class _Stream(BufferEvent):
 
     def _wake(self) -> None:
         """Who waits goes on soon."""
-        waiter = self.reading
-        if waiter is not None and not waiter.done():
+        self._end(self.reading)
+
+    def _end(self, waiter: asyncio.Future[None] | None) -> None:
+        if waiter is not None and not waiter.done() and not self.loop.is_closed():
             waiter.set_result(None)
 
     def _writable(self) -> None:
@@ -518,8 +520,7 @@ class _Stream(BufferEvent):
 
     def _wake_drains(self) -> None:
         drained, self.drained = self.drained, None
-        if drained is not None and not drained.done():
-            drained.set_result(None)
+        self._end(drained)
 
     def _happened(self, what: int) -> None:
         if what & BEV_EVENT_EOF:
@@ -547,8 +548,7 @@ class _Stream(BufferEvent):
             self.eof = self.over = True
             self._wake()
             self._wake_drains()
-            if self.gone is not None and not self.gone.done():
-                self.gone.set_result(None)
+            self._end(self.gone)
 
 
 def _why(bev: BufferEvent) -> Exception:
@@ -883,7 +883,7 @@ def _context(tls: TLSContext | bool | None) -> TLSContext | None:
 
 
 def _connected(bev: _Stream, what: int, done: asyncio.Future[None]) -> None:
-    if done.done():
+    if done.done() or bev.loop.is_closed():
         return
     if what & BEV_EVENT_CONNECTED:
         done.set_result(None)
@@ -1040,7 +1040,7 @@ async def wait_event(
     done: asyncio.Future[EventFlags] = loop.create_future()
 
     def happened(_fd: int, flags: EventFlags) -> None:
-        if not done.done():
+        if not (done.done() or loop.is_closed()):
             done.set_result(flags)
 
     event = Event(base, fd, what, happened)

@@ -647,6 +647,36 @@ async def test_a_base_that_is_closed_ends_the_streams() -> None:
     coroutine.close()
 
 
+@pytest.mark.parametrize("waiting", ["read", "wait_closed", "drain", "event", "connect"])
+def test_a_base_is_closed_after_its_loop_whatever_was_waited_for(
+    sockets: tuple[socket.socket, socket.socket], waiting: str
+) -> None:
+    async def start() -> asyncio.Task[Any]:
+        server = await aio.start_server(loop, lambda *_: None, ("127.0.0.1", 0))
+        reader, writer = await aio.connect(loop, server.address)
+        writer.write(bytes(10_000_000))
+        work: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+            "read": reader.read,
+            "wait_closed": writer.wait_closed,
+            "drain": writer.drain,
+            "event": lambda: aio.wait_event(loop, sockets[0], EV_READ),
+            "connect": lambda: aio.connect(loop, server.address, tls=TLSContext(False)),
+        }
+        task = loop.create_task(work[waiting]())
+        await asyncio.sleep(0)
+        return task
+
+    with EventBase() as base:
+        loop = aio.EventLoop(base)
+        loop.set_exception_handler(lambda *_: None)  # of a task that is still pending
+        task = loop.run_until_complete(start())
+        loop.close()
+        sockets[1].send(b"x")
+        base.loop(EVLOOP_NONBLOCK)
+    assert not task.done()
+    task.get_coro().close()
+
+
 # ---- TLS ----
 
 

@@ -500,6 +500,15 @@ def test_closing_ends_what_is_under_way_with_shutdown(dns: DnsBase) -> None:
         dns.resolve_ipv4("www.example", got.append)
 
 
+def test_to_cancel_what_closing_has_ended_does_nothing(dns: DnsBase) -> None:
+    got: list[Any] = []
+    request = dns.resolve_ipv4("silent.example", got.append)
+    dns.close()
+    request.cancel()
+    few_until(dns, got, 1)
+    assert codes(got) == [DNS_ERR_SHUTDOWN]
+
+
 def test_closing_without_fail_requests_calls_nobody_back(dns: DnsBase) -> None:
     got: list[Any] = []
     request = dns.resolve_ipv4("silent.example", got.append)
@@ -848,6 +857,7 @@ def test_records_of_every_kind_are_sent(base: EventBase) -> None:
         request.add_a("a.example", "10.0.0.9", 6)
         text = EVDNS_ADDITIONAL_SECTION, "t.example", EVDNS_TYPE_TXT, EVDNS_CLASS_INET, 7
         request.add_reply(*text, b"\x05hello")
+        request.add_reply(*text, b"")
         request.respond()
 
     with (
@@ -856,9 +866,10 @@ def test_records_of_every_kind_are_sent(base: EventBase) -> None:
     ):
         packet = sock.recv(1500)
     number, flags, *counts = struct.unpack("!6H", packet[:12])
-    assert (number, flags & 0x8400, counts) == (77, 0x8400, [1, 2, 0, 1])
+    assert (number, flags & 0x8400, counts) == (77, 0x8400, [1, 2, 0, 2])
     assert socket.inet_aton("10.0.0.9") in packet
     assert b"\x05hello" in packet
+    assert packet.endswith(struct.pack("!2HIH", EVDNS_TYPE_TXT, EVDNS_CLASS_INET, 7, 0))
 
 
 def test_an_answer_may_come_later(base: EventBase) -> None:

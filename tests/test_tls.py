@@ -32,11 +32,14 @@ from pylibevent import (
     EV_READ,
     EV_WRITE,
     EVLOOP_NO_EXIT_ON_EMPTY,
+    EVLOOP_NONBLOCK,
+    EVLOOP_ONCE,
     BufferEvent,
     BufferEventFlags,
     ClosedError,
     EventBase,
     Listener,
+    Timer,
     TokenBucketConfig,
 )
 
@@ -206,7 +209,57 @@ def test_a_connect_that_is_refused_has_an_errno_and_no_tls_error(
     log.bev.close()
 
 
+@pytest.mark.parametrize("dirty", [False, True])
+@pytest.mark.parametrize("garbage", [b"", b"nonsense"])
+def test_output_that_cannot_go_any_more_does_not_keep_the_loop_busy(
+    base: EventBase,
+    run_until: RunUntil,
+    certs: Certificates,
+    dirty: bool,
+    garbage: bytes,
+) -> None:
+    ours, theirs = socket.socketpair()
+    peer = Peer(base, theirs, lambda sock: connect_by_ssl(certs, sock).detach())
+    log = server_on(base, ours, certs)
+    log.bev.allow_dirty_shutdown = dirty
+    run_until(lambda: peer.over and log.connected)
+    with socket.socket(fileno=peer.result) as sock:
+        sock.sendall(garbage)
+    log.bev.write(bytes(1_000_000))
+    run_until(lambda: len(log.events) > 1)
+    log.bev.write(b"and more")
+    for _ in range(10):
+        base.loop(EVLOOP_NONBLOCK)
+    events = len(log.events)
+    over: list[bool] = []
+    Timer(base, over.append, True).add(0.01)
+    rounds = 0
+    while not over:
+        base.loop(EVLOOP_ONCE)
+        rounds += 1
+    assert rounds < 10
+    assert len(log.events) == events
+    log.bev.close()
+
+
 # ---- what is known of a connection ----
+
+
+def test_an_event_that_the_program_triggers_is_no_handshake(
+    base: EventBase, run_until: RunUntil, sockets: Sockets, certs: Certificates
+) -> None:
+    client, server = client_on(base, sockets[0], certs), server_on(base, sockets[1], certs)
+    run_until(lambda: client.connected and server.connected)
+    ours, theirs = socket.socketpair()
+    other = client_on(base, ours, certs)
+    other.bev.trigger_event(BEV_EVENT_CONNECTED)
+    run_until(lambda: other.connected)
+    assert other.bev.tls is None
+    client.bev.write(b"hello")
+    run_until(lambda: server.data == b"hello")
+    for log in (client, server, other):
+        log.bev.close()
+    theirs.close()
 
 
 def test_tls_tells_what_was_agreed_on(

@@ -18,6 +18,7 @@ from pylibevent import (
     BEV_EVENT_TIMEOUT,
     BEV_OPT_CLOSE_ON_FREE,
     BEV_OPT_THREADSAFE,
+    BEV_TRIG_IGNORE_WATERMARKS,
     EV_READ,
     EV_WRITE,
     BufferEvent,
@@ -383,6 +384,32 @@ def test_what_it_is_on_is_its_own_again_when_it_is_closed(
     run_until(lambda: clear.data.endswith(b"in clear"))
     a.close()
     b.close()
+
+
+@pytest.mark.parametrize("on_top", [False, True], ids=["plain", "with a filter on top"])
+def test_openssl_is_not_entered_again_from_the_sni_callback(
+    unders: Unders, run_until: RunUntil, certs: Certificates, on_top: bool
+) -> None:
+    def meddle(bev: BufferEvent, _name: str | None, _context: TLSContext) -> None:
+        for one in (under, bev, top.bev):
+            one.trigger(EV_READ | EV_WRITE, BEV_TRIG_IGNORE_WATERMARKS)
+            one.setwatermark(EV_READ, 0, 10_000)
+            one.enable(EV_READ | EV_WRITE)
+            one.flush(EV_READ | EV_WRITE)
+        top.bev.write(b"hello")
+
+    context = TLSContext.server(certs.good)
+    context.sni_callback = meddle
+    under = unders[0]
+    top = server = Log(BufferEvent.openssl_filter(under, context), read=not on_top)
+    if on_top:
+        top = Log(BufferEvent.filter(server.bev))
+    client = over(unders[1], certs, server=False)
+    run_until(lambda: client.data == b"hello")
+    client.bev.write(b"and to you")
+    run_until(lambda: top.data == b"and to you")
+    for one in (top.bev, server.bev, under, client.bev):
+        one.close()
 
 
 def test_tls_in_tls(base: EventBase, run_until: RunUntil, certs: Certificates) -> None:

@@ -205,6 +205,37 @@ static int is_full(struct bufferevent *bev)
 }
 
 /* Has a filter look again at what there is to do in these directions. */
+/* OpenSSL, which has to be left before it is entered again, asks Python. On a socket only events
+ * enter it; on another bufferevent, whatever moves bytes. */
+static int is_asking(const struct pyle_bev *pv)
+{
+    return pv->tls && !pv->is_socket && tls_hooks->asking(pv->tls);
+}
+
+/* Calls of libevent's up to the end of this reach no such one: NULL, or what unhush() takes. The
+ * end of the handshake starts all that is enabled. */
+static struct bufferevent *hush(const struct pyle_bev *pv, short *enabled)
+{
+    for (; pv; pv = pv->under)
+        if (pv->bev && is_asking(pv)) {
+            *enabled = pv->bev->enabled;
+            pv->bev->enabled = 0;
+            return pv->bev;
+        }
+    return NULL;
+}
+
+static int switch_on(const struct pyle_bev *pv, struct bufferevent *bev, short what)
+{
+    short enabled = 0;
+    struct bufferevent *hushed = hush(pv, &enabled);
+    int rc = hushed == bev ? 0 : bufferevent_enable(bev, what);
+
+    if (hushed)
+        hushed->enabled = enabled | (hushed == bev ? what : 0);
+    return rc;
+}
+
 static void push(struct pyle_bev *filter, int what)
 {
     const int later = BEV_TRIG_IGNORE_WATERMARKS | BEV_TRIG_DEFER_CALLBACKS;
@@ -503,7 +534,7 @@ static struct pyle_bev *tls_behind(struct bufferevent *bev)
                                         : pyle_bev_behind(bev);
 }
 
-static void on_tls_written(struct bufferevent *bev)
+static void on_tls_written(struct bufferevent *bev, int was_armed)
 {
     struct pyle_bev *pv = tls_behind(bev);
 
@@ -512,7 +543,7 @@ static void on_tls_written(struct bufferevent *bev)
     if (pv->finishing == 1)
         on_write(bev, pv);
     else if (evbuffer_get_length(bufferevent_get_output(bev)) > 0 && !IS_ARMED(&bev->ev_write) &&
-             (bev->enabled & EV_WRITE))
+             !was_armed && (bev->enabled & EV_WRITE) && !tls_hooks->dead(pv->tls))
         bufferevent_enable(bev, EV_WRITE); /* write_soon() has not armed it */
 }
 
@@ -520,8 +551,8 @@ static void on_tls_written(struct bufferevent *bev)
  * is not armed by libevent, which costs three system calls. */
 static void write_soon(struct pyle_bev *pv, struct bufferevent *bev, size_t n)
 {
-    if (pv->tls && pv->is_socket && !pv->shaking && n > 0 && pyle_here == pv->pb && pyle_depth > 0 &&
-        (bev->enabled & EV_WRITE) && evbuffer_get_length(bufferevent_get_output(bev)) == 0 &&
+    if (pv->tls && pv->is_socket && !pv->shaking && !tls_hooks->dead(pv->tls) && n > 0 &&
+        pyle_here == pv->pb && pyle_depth > 0 && (bev->enabled & EV_WRITE) && evbuffer_get_length(bufferevent_get_output(bev)) == 0 &&
         !IS_ARMED(&bev->ev_write))
         event_active(&bev->ev_write, EV_WRITE, 1);
 }
@@ -580,11 +611,13 @@ static void on_tls_readable(evutil_socket_t fd, short what, void *arg)
 static void on_tls_writable(evutil_socket_t fd, short what, void *arg)
 {
     struct bufferevent *bev = arg;
+    int was_armed;
 
     bufferevent_incref(bev);
     bufferevent_lock(bev);
+    was_armed = IS_ARMED(&bev->ev_write);
     tls_writes(fd, what, arg);
-    on_tls_written(bev);
+    on_tls_written(bev, was_armed); /* if it was, and is no more, writing has failed */
     bufferevent_unlock(bev);
     bufferevent_decref(bev);
 }
@@ -604,7 +637,7 @@ static short on_tls_event(struct pyle_bev *pv, struct bufferevent *bev, short wh
     what = (short)tls_hooks->event(pv->tls, bev, what, *error);
     if ((what & BEV_EVENT_ERROR) == 0)
         *error = 0;
-    if (what & BEV_EVENT_CONNECTED) {
+    if ((what & BEV_EVENT_CONNECTED) && tls_hooks->connected(pv->tls)) {
         pv->shaking = 0;
         if (pv->is_socket) {
             hook_tls(&bev->ev_read, on_tls_readable, &tls_reads, bev);
@@ -931,7 +964,7 @@ static void on_under_read(struct bufferevent *bev, void *arg)
     size_t before = evbuffer_get_length(bufferevent_get_input(bev));
     short end;
 
-    if (!filter)
+    if (!filter || is_asking(pv)) /* it goes on with what there is */
         return;
     __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
     bufferevent_incref(filter);
@@ -961,7 +994,7 @@ static void on_under_write(struct bufferevent *bev, void *arg)
     struct pyle_bev *pv = arg;
     struct bufferevent *filter = pv->bev;
 
-    if (!filter)
+    if (!filter || is_asking(pv))
         return;
     __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
     bufferevent_incref(filter);
@@ -1032,6 +1065,8 @@ static int filter_on(struct pyle_bev *pv, struct pyle_bev *under, struct buffere
 static void leave_under(struct pyle_bev *pv, struct bufferevent *bev)
 {
     struct pyle_bev *under = pv->under;
+    struct bufferevent *hushed;
+    short enabled = 0;
 
     if (under->over != pv)
         return;
@@ -1040,9 +1075,12 @@ static void leave_under(struct pyle_bev *pv, struct bufferevent *bev)
         bufferevent_setcb(under->bev, NULL, NULL, NULL, NULL);
     if (pv->tls)
         return;
+    hushed = hush(under, &enabled);
     bufferevent_set_timeouts(bev, NULL, NULL);
     bufferevent_setwatermark(bev, EV_READ, 0, 0);
     bufferevent_enable(bev, EV_READ);
+    if (hushed)
+        hushed->enabled = enabled;
 }
 
 /* Whether a view is out of anything that a flush in these directions would move. */
@@ -1249,7 +1287,7 @@ static int finish_tls_filter(struct pyle_bev *pv, struct bufferevent *bev, doubl
     if (under_closed(pv) || (pv->shaking && evbuffer_get_length(bufferevent_get_output(bev)) == 0))
         return 1;
     bufferevent_setwatermark(pv->under->bev, EV_WRITE, 0, 0);
-    bufferevent_enable(bev, EV_WRITE);
+    switch_on(pv, bev, EV_WRITE);
     if (!pv->shaking) {
         tls_hooks->notify(pv->tls);
         return 1;
@@ -1409,7 +1447,7 @@ static int enable(struct pyle_bev *pv, struct bufferevent *bev, int what)
     missed = (short)(pv->missed & what);
     pv->missed &= (short)~what;
     if (now) {
-        rc = bufferevent_enable(bev, now);
+        rc = switch_on(pv, bev, now);
         stop_idle_timeout(pv, bev);
         read_what_is_left(pv, bev);
     }
@@ -1673,13 +1711,18 @@ int pyle_bev_dns_error(struct pyle_bev *pv)
     CALL(pv, -bufferevent_socket_get_dns_error(bev)); /* EVUTIL_EAI_* are negative */
 }
 
-static int set_watermark(struct bufferevent *bev, int what, size_t low, size_t high)
+static int set_watermark(struct pyle_bev *pv, struct bufferevent *bev, int what, size_t low, size_t high)
 {
+    struct bufferevent *hushed;
     struct pyle_store store;
+    short enabled = 0;
 
     if (pyle_store_fill(&store, 1, 128) < 0)
         return PYLE_NOMEM;
+    hushed = hush(pv, &enabled);
     bufferevent_setwatermark(bev, (short)what, low, high);
+    if (hushed)
+        hushed->enabled = enabled;
     pyle_store_close(&store);
     return 0;
 }
@@ -1690,7 +1733,7 @@ int pyle_bev_setwatermark(struct pyle_bev *pv, int what, size_t low, size_t high
         return PYLE_RANGE;
     if (pv->stuck || pv->stalled)
         pyle_bev_resume_soon(pv);
-    CALL(pv, set_watermark(bev, what, low, high));
+    CALL(pv, set_watermark(pv, bev, what, low, high));
 }
 
 int pyle_bev_getwatermark(struct pyle_bev *pv, int what, size_t *low, size_t *high)

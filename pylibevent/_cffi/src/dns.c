@@ -543,7 +543,10 @@ int pyle_lookup_wait(struct pyle_lookup *l, double seconds)
 
 int pyle_lookup_end(struct pyle_lookup *l, int error)
 {
-    CHECK(l->d);
+    int rc = check(l->d->pb, 1); /* its evdns_base may be closed: then it is answered */
+
+    if (rc < 0)
+        return rc;
     if (l->over || l->answered)
         return 0;
     end(l, error);
@@ -930,7 +933,7 @@ int pyle_query_add(struct pyle_query *q, int section, const char *name, int type
     if (size > MAX_REPLY)
         return PYLE_SMALL;
     if (evdns_server_request_add_reply(q->request, section, name, type, cls, ttl, length, is_name,
-                                       data) < 0)
+                                       is_name || length > 0 ? data : NULL) < 0) /* malloc(0) fails it */
         return PYLE_FAIL;
     q->size = size;
     return 0;

@@ -234,6 +234,9 @@ struct pyle_tls_hooks {
     int (*pending)(struct pyle_tls *); /* decrypted, and not in the input */
     int (*take)(struct pyle_tls *, struct evbuffer *input, int most); /* moves that there; < 0: then it ended */
     int (*event)(struct pyle_tls *, struct bufferevent *, int what, int error); /* what to say instead, 0: nothing */
+    int (*connected)(struct pyle_tls *); /* whether the handshake is over, and that was told */
+    int (*dead)(struct pyle_tls *); /* whether there was an error */
+    int (*asking)(struct pyle_tls *); /* whether sni_callback runs, inside of OpenSSL */
     void (*no_ahead)(struct pyle_tls *); /* libevent is to read no more than a record at a time */
 };
 const struct pyle_tls_hooks *pyle_get_tls_hooks(void);

@@ -25,7 +25,7 @@ struct pyle_tls {
     int refs;                  /* Python's, and the bufferevent's */
     int slot;
     long long token;
-    signed char server, connected, failed, dirty, told, ended;
+    signed char server, asking, shaken, connected, failed, dead, dirty, told, ended;
     signed char early;         /* why is of an end that 1: libevent has yet to meet, 2: it has met */
     struct pyle_tls_why why;
 };
@@ -290,7 +290,9 @@ static int on_server_name(SSL *ssl, int *alert, void *arg)
     if (!pb || tls->told)
         return SSL_TLSEXT_ERR_OK;
     services->before();
+    tls->asking = 1;
     answer = pyle_py_sni(tls->slot, tls->token, SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name));
+    tls->asking = 0;
     if (answer == PYLE_RETRY || answer == PYLE_ERROR)
         services->raise(pb);
     services->after(pb);
@@ -310,6 +312,15 @@ void pyle_ctx_set_sni(SSL_CTX *ctx, int on)
 
 /* ---- connections ---- */
 
+static void on_progress(const SSL *ssl, int where, int ret)
+{
+    struct pyle_tls *tls = SSL_get_app_data(ssl);
+
+    (void)ret;
+    if (where & SSL_CB_HANDSHAKE_DONE)
+        tls->shaken = 1;
+}
+
 struct pyle_tls *pyle_tls_new(SSL_CTX *ctx, int server, struct pyle_base *pb, long long token)
 {
     struct pyle_tls *tls = calloc(1, sizeof(*tls));
@@ -328,6 +339,7 @@ struct pyle_tls *pyle_tls_new(SSL_CTX *ctx, int server, struct pyle_base *pb, lo
     tls->token = token;
     tls->server = (signed char)server;
     SSL_set_app_data(tls->ssl, tls);
+    SSL_set_info_callback(tls->ssl, on_progress);
     return tls;
 }
 
@@ -586,9 +598,10 @@ static int event(struct pyle_tls *tls, struct bufferevent *bev, int what, int er
 
     if (tls->early && (what & (BEV_EVENT_ERROR | BEV_EVENT_EOF)))
         tls->early = 2;
-    if (what & BEV_EVENT_CONNECTED)
+    if (what & BEV_EVENT_CONNECTED && tls->shaken) /* anybody may trigger that event */
         tls->connected = 1;
     if (what & BEV_EVENT_ERROR) {
+        tls->dead = 1;
         if (tls->ended)
             return what & ~(BEV_EVENT_ERROR | about); /* the socket's end, after the stream's */
         note(tls, bev, error);
@@ -605,6 +618,16 @@ static int event(struct pyle_tls *tls, struct bufferevent *bev, int what, int er
     return what;
 }
 
+static int dead(struct pyle_tls *tls)
+{
+    return tls->dead;
+}
+
+static int asking(struct pyle_tls *tls)
+{
+    return tls->asking;
+}
+
 static void no_ahead(struct pyle_tls *tls)
 {
     SSL_set_read_ahead(tls->ssl, 0);
@@ -613,7 +636,8 @@ static void no_ahead(struct pyle_tls *tls)
 const struct pyle_tls_hooks *pyle_tls_hooks(void)
 {
     static const struct pyle_tls_hooks hooks = {open_on, leave, release, notify,
-                                                pending, take,  event,   no_ahead};
+                                                pending, take,  event,   pyle_tls_connected,
+                                                dead, asking, no_ahead};
 
     return &hooks;
 }
