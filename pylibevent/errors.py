@@ -36,7 +36,7 @@ _TEXTS: dict[int, tuple[type[Exception], str]] = {
     NOMEM: (MemoryError, "out of memory"),
     TOOLONG: (LineTooLong, "line longer than max_length"),
     RUNNING: (RuntimeError, "the loop is running already, or a buffer's callback is"),
-    INUSE: (BufferError, "the buffer is in the middle of a move to another one"),
+    INUSE: (BufferError, "the buffer is in the middle of a move, or of a TLS handshake"),
     FILE: (BufferError, "the buffer holds a file that goes out by sendfile, never to memory"),
     SIGBASE: (RuntimeError, "another EventBase has signal events; a process has one such base"),
     UNABLE: (LibeventError, "this base's method cannot do that"),

@@ -23,6 +23,7 @@ from pylibevent import (
     EV_WRITE,
     BufferEvent,
     BufferEventFlags,
+    EvBuffer,
     EventBase,
 )
 
@@ -409,6 +410,38 @@ def test_openssl_is_not_entered_again_from_the_sni_callback(
     client.bev.write(b"and to you")
     run_until(lambda: top.data == b"and to you")
     for one in (top.bev, server.bev, under, client.bev):
+        one.close()
+
+
+def test_its_input_cannot_be_changed_from_the_sni_callback(
+    unders: Unders, run_until: RunUntil, certs: Certificates
+) -> None:
+    """Room in it would have OpenSSL read, which is in the middle of that."""
+    told: list[str] = []
+
+    def meddle(bev: BufferEvent, _name: str | None, _context: TLSContext) -> None:
+        changes: list[Callable[[], object]] = [
+            lambda: bev.input.drain(200),
+            lambda: bev.input.prepend(b"more"),
+            bev.read,
+            lambda: bev.read_buffer(EvBuffer()),
+        ]
+        for change in changes:
+            with pytest.raises(BufferError, match="handshake") as caught:
+                change()
+            told.append(str(caught.value))
+
+    context = TLSContext.server(certs.good)
+    context.sni_callback = meddle
+    server = Log(BufferEvent.openssl_filter(unders[0], context))
+    server.bev.setwatermark(EV_READ, 0, 100)
+    server.bev.input.prepend(b"x" * 200)
+    client = over(unders[1], certs, server=False)
+    client.bev.write(b"and to you")
+    run_until(lambda: len(told) == 4)
+    assert server.bev.read() == b"x" * 200
+    run_until(lambda: server.data == b"and to you")
+    for one in (server.bev, unders[0], client.bev):
         one.close()
 
 

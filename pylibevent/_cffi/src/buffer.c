@@ -226,8 +226,8 @@ static int may_enter(struct pyle_buf *b, int changes)
         return PYLE_THREAD;
     if (!b->buf || b->closing)
         return PYLE_CLOSED;
-    if (changes && b->depth > 0 && b->moving)
-        return PYLE_INUSE;
+    if (changes && ((b->depth > 0 && b->moving) || (b->is_input && b->owner && pyle_bev_asking(b->owner))))
+        return PYLE_INUSE; /* or OpenSSL would be told that there is room */
     if (changes && views(b) > 0 && (changes != PYLE_REARRANGES || b->n_reserved))
         return PYLE_VIEWED;
     if (changes)

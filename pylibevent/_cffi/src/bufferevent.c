@@ -204,10 +204,9 @@ static int is_full(struct bufferevent *bev)
     return high > 0 && evbuffer_get_length(bufferevent_get_input(bev)) >= high;
 }
 
-/* Has a filter look again at what there is to do in these directions. */
 /* OpenSSL, which has to be left before it is entered again, asks Python. On a socket only events
  * enter it; on another bufferevent, whatever moves bytes. */
-static int is_asking(const struct pyle_bev *pv)
+int pyle_bev_asking(const struct pyle_bev *pv)
 {
     return pv->tls && !pv->is_socket && tls_hooks->asking(pv->tls);
 }
@@ -217,7 +216,7 @@ static int is_asking(const struct pyle_bev *pv)
 static struct bufferevent *hush(const struct pyle_bev *pv, short *enabled)
 {
     for (; pv; pv = pv->under)
-        if (pv->bev && is_asking(pv)) {
+        if (pv->bev && pyle_bev_asking(pv)) {
             *enabled = pv->bev->enabled;
             pv->bev->enabled = 0;
             return pv->bev;
@@ -236,6 +235,7 @@ static int switch_on(const struct pyle_bev *pv, struct bufferevent *bev, short w
     return rc;
 }
 
+/* Has a filter look again at what there is to do in these directions. */
 static void push(struct pyle_bev *filter, int what)
 {
     const int later = BEV_TRIG_IGNORE_WATERMARKS | BEV_TRIG_DEFER_CALLBACKS;
@@ -964,7 +964,7 @@ static void on_under_read(struct bufferevent *bev, void *arg)
     size_t before = evbuffer_get_length(bufferevent_get_input(bev));
     short end;
 
-    if (!filter || is_asking(pv)) /* it goes on with what there is */
+    if (!filter || pyle_bev_asking(pv)) /* it goes on with what there is */
         return;
     __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
     bufferevent_incref(filter);
@@ -994,7 +994,7 @@ static void on_under_write(struct bufferevent *bev, void *arg)
     struct pyle_bev *pv = arg;
     struct bufferevent *filter = pv->bev;
 
-    if (!filter || is_asking(pv))
+    if (!filter || pyle_bev_asking(pv))
         return;
     __atomic_add_fetch(&pv->refs, 1, __ATOMIC_RELAXED);
     bufferevent_incref(filter);
@@ -1592,7 +1592,7 @@ static int move_out(struct pyle_bev *pv, struct bufferevent *bev, struct evbuffe
 
 static int move_in(struct pyle_bev *pv, struct bufferevent *bev, struct evbuffer *buf)
 {
-    int rc = if_not_viewed(pv, bev, 1, 0);
+    int rc = pyle_bev_asking(pv) ? PYLE_INUSE : if_not_viewed(pv, bev, 1, 0);
 
     return rc < 0 ? rc : bufferevent_read_buffer(bev, buf);
 }

@@ -30,7 +30,7 @@ enum pyle_code {
     PYLE_NOMEM = -9,
     PYLE_TOOLONG = -10, /* a line is longer than was allowed */
     PYLE_RUNNING = -11, /* the loop is running already */
-    PYLE_INUSE = -12,   /* the buffer is in the middle of a move */
+    PYLE_INUSE = -12,   /* the buffer is in the middle of a move, or of a handshake */
     PYLE_FILE = -13,    /* part of the buffer is a file that never comes to memory */
     PYLE_NONE = -14,    /* there is no such thing (no line yet, nothing found) */
     PYLE_SIGBASE = -15, /* another base has signals */
@@ -393,6 +393,7 @@ void pyle_bev_rearm(struct pyle_bev *pv, struct bufferevent *bev);
 /* Its bufferevent is the caller's, and so is what the SSL needs, if it has one; pv is closed. NULL: it
  * cannot be given. */
 struct bufferevent *pyle_bev_give(struct pyle_bev *pv, struct pyle_tls **tls);
+int pyle_bev_asking(const struct pyle_bev *);
 struct pyle_bev *pyle_bev_behind(struct bufferevent *bev);
 void pyle_bev_written(struct pyle_bev *pv, struct bufferevent *bev);
 
