@@ -738,7 +738,7 @@ def start():
         other.write(b"x")
         return bev
 nested = True
-late = time.monotonic() + 2
+late = time.monotonic() + 1
 while time.monotonic() < late:
     thing = start()
     try:
