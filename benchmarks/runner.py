@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from benchmarks import chain
 from benchmarks.works import PEERS, Command, Work
@@ -125,13 +125,11 @@ class Runner:
                 if started.poll() is not None or time.monotonic() > until:
                     raise RuntimeError(f"{command} does not listen:\n{text}")
                 time.sleep(0.01)
-                out.seek(0)
-                text = out.read()
+                text = told(out)
             try:
                 yield started.pid, int(port[1])
             except Exception as error:
-                out.seek(0)
-                raise RuntimeError(f"{command}: {error}\n{out.read()[-2000:]}") from error
+                raise RuntimeError(f"{command}: {error}\n{told(out)[-2000:]}") from error
             if started.poll() is not None:
                 raise RuntimeError(f"{command} has ended: status {started.returncode}")
 
@@ -265,6 +263,11 @@ def make_certificate(path: Path) -> None:
     command = ["openssl", *key.split(), "-days", "30", "-keyout", str(path)]
     made = subprocess.run(command, check=True, capture_output=True, text=True)
     path.write_text(path.read_text() + made.stdout)
+
+
+def told(out: IO[str]) -> str:
+    """What is in a file that a process still writes to, at an offset that is the file's."""
+    return os.pread(out.fileno(), 1 << 20, 0).decode(errors="replace")
 
 
 def wait_until_ready(load: Any) -> None:
