@@ -360,6 +360,8 @@ class EventLoop(asyncio.SelectorEventLoop):
 
     def run_forever(self) -> None:
         """Runs until stop()."""
+        self._check_closed()  # type: ignore[attr-defined]
+        self._check_running()  # type: ignore[attr-defined]  # or 3.13.0 ends the one that runs
         if self.is_running() or threading.current_thread() is not threading.main_thread():
             self._run()
             return

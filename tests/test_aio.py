@@ -414,6 +414,18 @@ def send_from_outside(number: signal.Signals) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", code])
 
 
+def test_a_second_run_of_a_loop_is_an_error_and_leaves_the_first_one_running(
+    loop: aio.EventLoop,
+) -> None:
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="already running"):
+            loop.run_forever()
+        assert asyncio.get_running_loop() is loop
+        assert loop.is_running()
+
+    loop.run_until_complete(main())
+
+
 def test_control_c_ends_a_loop_with_nothing_to_do(loop: aio.EventLoop) -> None:
     before = signal.set_wakeup_fd(-1)
     with send_from_outside(signal.SIGINT), pytest.raises(KeyboardInterrupt):
